@@ -1,0 +1,192 @@
+"""What is said about clips: the closed vocabulary of the whole pipeline.
+
+A clip ends a stage as done, quarantined (impossible, or dropped by a policy) or failed. There is nothing else.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from dualforce_model.config import Frozen
+
+
+class Stage(StrEnum):
+    """The three stages that touch clips, in order."""
+
+    ACQUIRE = "acquire"
+    CURATE = "curate"
+    EXTRACT = "extract"
+
+
+class Reason(StrEnum):
+    """Why a clip is quarantined. The first group are impossibilities (stored facts), the rest a policy's verdicts."""
+
+    GONE = "gone"  # the source says it does not exist (404, deleted, private)
+    NOT_MEDIA = "not_media"  # something else than a video came down
+    UNDECODABLE = "undecodable"  # truncated or broken: not one usable stretch of frames
+    SPAN_OUTSIDE = "span_outside"  # the listed span lies outside the video
+    BAD_LISTING = "bad_listing"  # the list's own line cannot be used (scheme, length, numbers)
+    NO_FACE = "no_face"  # no face in any sampled frame
+    TOO_SHORT = "too_short"
+    NO_SOUND = "no_sound"  # no sound stream, or digital silence
+    NO_SPEECH = "no_speech"
+    FACE_TOO_SMALL = "face_too_small"
+    MULTIPLE_PEOPLE = "multiple_people"
+    OCCLUDED = "occluded"
+    SHOT_CUT = "shot_cut"
+    SOUND_OFFSET = "sound_offset"
+    BLURRED = "blurred"
+    TURNED_AWAY = "turned_away"
+    NOISY = "noisy"
+    LIPS_STILL = "lips_still"
+    NOT_MEASURED = "not_measured"  # a policy with when_not_measured: drop met a score without a value
+
+
+class FailureClass(StrEnum):
+    """Broken infrastructure or a bug; retried by class."""
+
+    NETWORK = "network"
+    THROTTLED = "throttled"
+    BOT_WALL = "bot_wall"
+    DISK = "disk"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    OUT_OF_MEMORY = "out_of_memory"
+    BUG = "bug"
+
+
+class Impossible(Exception):
+    """Raised by a worker: this clip can never pass, and here is what was measured."""
+
+    def __init__(self, reason: Reason, measured: str) -> None:
+        super().__init__(reason, measured)
+        self.reason = reason
+        self.measured = measured
+
+
+class Temporary(Exception):
+    """Raised by a worker: infrastructure failed in a known way; worth another attempt."""
+
+    def __init__(self, failure: FailureClass, message: str) -> None:
+        super().__init__(failure, message)
+        self.failure = failure
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.failure}: {self.message}"
+
+
+class Span(Frozen):
+    """A stretch of a video in seconds; `end_s` None means up to the end of the video."""
+
+    start_s: float = Field(0.0, ge=0.0, le=1e6, description="first instant, seconds into the video")
+    end_s: float | None = Field(None, gt=0.0, le=1e6, description="end, seconds into the video; none: to its end")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.end_s is not None and self.end_s <= self.start_s:
+            raise ValueError(f"the span ends at {self.end_s} s, before its start at {self.start_s} s")
+        return self
+
+
+class Clip(Frozen):
+    """One listed span of one video, or a training clip cut from it (then `parent_id` is the listed span's id)."""
+
+    clip_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")
+    source: str = Field(description="name of the data set's list, as in SOURCES")
+    video_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$", description="id of the video it is cut from")
+    location: str = Field(max_length=4096, description="URL or path of the video; never part of any id")
+    span: Span = Span()
+    identity: str | None = Field(None, max_length=200, description="who speaks, where the list says so")
+    licence: str = Field("unknown", max_length=200)
+    parent_id: str | None = None
+
+
+def safe_id(source: str, name: str, *parts: object) -> str:
+    """An id that is stable, unique and safe as a file name whatever the list holds.
+
+    Readable head (letters, digits, - and _ of the name, at most 40) plus 12 hex digits over everything. The caller
+    passes what identifies the thing in its source (name, span), never host, port or path.
+    """
+    text = "\x1f".join([source, name, *[str(part) for part in parts]])
+    head = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:40].strip("-_") or "clip"
+    prefix = re.sub(r"[^A-Za-z0-9]+", "", source)[:16] or "source"
+    return f"{prefix}-{head}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+class Score(Frozen):
+    """One measured property of a clip, or why it could not be measured here."""
+
+    method: str = Field(description="how it was measured, or would have been")
+    value: float | None = Field(None, description="none: not measured on this machine")
+
+
+class Done(Frozen):
+    """A clip passed a stage. `value` is what the stage has to say about it (paths, digests, scores, locations)."""
+
+    clip_id: str
+    key: str = Field(description="what it was made from; a different key makes it stale")
+    value: dict[str, Any] = {}
+
+
+class Quarantined(Frozen):
+    """A verdict: an impossibility or a policy's drop, with the measured value and the threshold."""
+
+    clip_id: str
+    stage: Stage
+    reason: Reason
+    measured: str
+    threshold: str = ""
+
+
+class Failed(Frozen):
+    """Infrastructure or a bug; `attempts` counts what this clip has been charged with so far."""
+
+    clip_id: str
+    stage: Stage
+    failure: FailureClass
+    traceback: str
+    attempts: int = Field(1, ge=1)
+
+
+class StageResult(Frozen):
+    """What one stage did with its clips. Refuses to exist unless every input clip is in it exactly once."""
+
+    stage: Stage
+    inputs: tuple[str, ...]
+    done: tuple[Done, ...] = ()
+    quarantined: tuple[Quarantined, ...] = ()
+    failed: tuple[Failed, ...] = ()
+
+    @model_validator(mode="after")
+    def _conserved(self) -> Self:
+        outcomes = [item.clip_id for group in (self.done, self.quarantined, self.failed) for item in group]
+        twice = sorted(clip for clip, count in Counter(outcomes).items() if count > 1)
+        lost = sorted(set(self.inputs) - set(outcomes))
+        unknown = sorted(set(outcomes) - set(self.inputs))
+        if twice or lost or unknown or len(set(self.inputs)) != len(self.inputs):
+            raise ValueError(
+                f"{self.stage}: every input clip must end exactly once; lost {lost[:5]}, twice {twice[:5]}, "
+                f"never given {unknown[:5]} (of {len(self.inputs)} inputs)"
+            )
+        return self
+
+
+class Attempt(Frozen):
+    """What the worker pool hands back for one job: exactly one of the three outcomes is set."""
+
+    job_id: str
+    value: dict[str, Any] | None = None
+    impossible: tuple[Reason, str] | None = None
+    failure: tuple[FailureClass, str] | None = None
+    seconds: float = 0.0
+
+    @model_validator(mode="after")
+    def _one_outcome(self) -> Self:
+        if sum(item is not None for item in (self.value, self.impossible, self.failure)) != 1:
+            raise ValueError(f"{self.job_id}: an attempt has exactly one outcome")
+        return self
