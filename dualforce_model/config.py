@@ -13,6 +13,8 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dualforce_model.errors import InputError
+
 
 class Frozen(BaseModel):
     """Base of every config and record: immutable, unknown keys refused."""
@@ -20,7 +22,7 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A configuration that cannot be used; the message names file, field and remedy."""
 
 
@@ -45,6 +47,11 @@ def load_config(model: type[ModelT], path: Path, overrides: Sequence[str] = ()) 
 
     Raises ConfigError for a missing file, broken YAML, an unknown key (with the nearest right one) or a bad value.
     """
+    return validate(model, read_settings(path, overrides), str(path))
+
+
+def read_settings(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain mapping of a YAML file with its overrides, not validated yet."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; the configurations that ship are under configs/")
     try:
@@ -57,7 +64,7 @@ def load_config(model: type[ModelT], path: Path, overrides: Sequence[str] = ()) 
         raise ConfigError(f"{path}: expected a mapping of settings, found {type(data).__name__}")
     for override in overrides:
         apply_override(data, override)
-    return validate(model, data, str(path))
+    return data
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
@@ -118,3 +125,10 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for argument in get_args(annotation) for found in _models_in(argument)]
+
+
+def shipped(name: str) -> Path:
+    """A file by its path; a relative path that does not exist from here is looked up in the project's own folder."""
+    path = Path(name)
+    ours = Path(__file__).resolve().parents[1] / name
+    return ours if not path.is_absolute() and not path.exists() and ours.exists() else path

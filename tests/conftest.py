@@ -1,13 +1,45 @@
-"""What every test may use."""
+"""What every test may use. Nothing outside the clone and temporary folders is touched."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a busy two-core machine are ten times slower than one
 
 import pytest
+from hypothesis import settings
+
+from flows.server import PrefectServer, drain_clients, server_environment
+from tasks.process import free_port
+
+# No deadline: timings on a shared machine never decide a test. Found counterexamples stay out of the clone.
+settings.register_profile("house", deadline=None, max_examples=60, database=None)
+settings.load_profile("house")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Prefect reads its settings when it is imported, by whichever test comes first: point it at our server before that.
+# The server itself starts only for tests that ask for it.
+_prefect_home = Path(tempfile.mkdtemp(prefix="dualforce-test-prefect-"))
+_prefect_port = free_port()
+os.environ.update(server_environment(_prefect_home, _prefect_port))
+
+
+def pytest_unconfigure() -> None:
+    """Leave no folder behind."""
+    shutil.rmtree(_prefect_home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[PrefectServer]:
+    """One real Prefect server for all tests that need one."""
+    server = PrefectServer(_prefect_home, _prefect_port)
+    server.ready()
+    yield server
+    drain_clients()
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,181 @@
+"""Training windows out of a snapshot: a map from (epoch, index) to one sample, the same on every machine and layout.
+
+A window is step 0, one of the clip's references standing alone, and steps j .. j+n-1 as they follow in the clip: what
+the model meets when it generates (the sink, then the rolling window).
+
+Legend: s steps of a window, n steps of the clip, c h w latent, m structure, a audio.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32
+
+from dualforce_model import clock
+from dualforce_model.batch import Sample
+from dualforce_model.diffusion.noise import keyed_generator
+from dualforce_model.errors import InputError
+from dualforce_model.schema import SchemaError, SnapshotRow, Split, load_snapshot, read_manifest, specs_of
+from dualforce_model.shards import read_feature
+from dualforce_model.storage import Storage
+
+
+class SnapshotDataset:
+    """Windows of one split of a snapshot; `len` of them are an epoch. Picklable, fork-safe, holds no open file.
+
+    In training a clip is drawn in proportion to its weight, as evenly as an epoch allows (equal weights: each once),
+    and the sample's own weight is 1. In the other splits every clip comes once, in order, and carries its weight.
+    """
+
+    def __init__(
+        self,
+        store_url: str,
+        snapshot_id: str,
+        num_steps: int,
+        split: Split = "train",
+        seed: int = 0,
+        modalities: Sequence[str] | None = None,
+        in_memory: bool = False,
+    ) -> None:
+        """`snapshot_id` may be a tag; `modalities` defaults to all that the snapshot has; `in_memory` reads all now."""
+        if num_steps < 2:
+            raise InputError(f"a window of {num_steps} steps: expected at least 2, the reference and one more")
+        self._store = Storage(store_url)
+        self.snapshot = load_snapshot(self._store, snapshot_id)
+        self.modalities = tuple(modalities if modalities is not None else self.snapshot.modalities)
+        if "video" not in self.modalities or not {*self.modalities} <= {*self.snapshot.modalities}:
+            raise SchemaError(
+                f"snapshot {self.snapshot.id} offers {sorted(self.snapshot.modalities)}, asked for is "
+                f"{sorted(self.modalities)}; ask for what is there, video among it"
+            )
+        self.num_steps, self.split, self.seed = num_steps, split, seed
+        rows = [row for row in read_manifest(self._store, self.snapshot) if row.split == split]
+        self.rows = tuple(row for row in rows if clock.num_steps(row.num_frames) >= num_steps)
+        self.too_short = tuple(row.clip_id for row in rows if clock.num_steps(row.num_frames) < num_steps)
+        if not self.rows and split == "train":
+            raise SchemaError(
+                f"snapshot {self.snapshot.id}: none of its {len(rows)} training clips has {num_steps} steps "
+                f"({clock.num_frames(num_steps)} frames); take a shorter window or longer clips"
+            )
+        self._order: tuple[int, np.ndarray] | None = None  # of the epoch read last
+        self._kept: dict[tuple[str, str, str], np.ndarray] = {}
+        if in_memory:
+            self._keep_all()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        """Sample by (epoch, index), as a sampler of a DataLoader may yield it."""
+        return self.sample(*place)
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        """Window `index` of an epoch: the fields of TalkingHeadBatch without the batch axis, float32, standardised.
+
+        Depends on (seed, epoch, index) alone. Raises IndexError past the epoch's end, DamagedShardError for bad bytes.
+        """
+        if not 0 <= index < len(self.rows):
+            raise IndexError(f"window {index} of an epoch of {len(self.rows)}")
+        row = self.rows[self._clip_of(epoch, index)]
+        draw = keyed_generator("window", self.seed, epoch, index)
+        last_start = clock.num_steps(row.num_frames) - (self.num_steps - 1)
+        start = int(torch.randint(1, last_start + 1, (), generator=draw))
+        reference = int(torch.randint(0, self._num_references(row), (), generator=draw))
+        return self.window(row, start, reference)
+
+    def window(self, row: SnapshotRow, start: int, reference: int) -> Sample:
+        """Step 0 from the clip's reference `reference`, then `num_steps - 1` steps of the clip from step `start` on."""
+        stop = start + self.num_steps - 1
+        weight = 1.0 if self.split == "train" else row.weight
+        shown = self._latents(row, "references", reference, reference + 1)
+        return {
+            "video": np.concatenate([shown, self._latents(row, "latents", start, stop)]),
+            "structure": self._structure(row, start, stop, reference),
+            "audio": self._audio(row, start, stop),
+            "reference": shown[0].copy(),
+            "positions": np.array([0, *range(start, stop)], dtype=np.int64),
+            "audio_mask": self._audio_mask(),
+            "weights": np.array(weight, dtype=np.float32),
+        }
+
+    # ------------------------------------------------------------------------------------------------ which clip
+
+    def _clip_of(self, epoch: int, index: int) -> int:
+        if self.split != "train":
+            return index
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, epoch_order([row.weight for row in self.rows], self.seed, epoch)
+        return int(self._order[1][index])
+
+    def _num_references(self, row: SnapshotRow) -> int:
+        return len(self._read(row, "video", "reference_frames", None, None))
+
+    # ---------------------------------------------------------------------------------------------- one modality
+
+    def _latents(self, row: SnapshotRow, name: str, start: int, stop: int) -> Float32[np.ndarray, "n c h w"]:
+        """Standardised rows; references are on the scale of latents."""
+        rows: np.ndarray = self._read(row, "video", name, start, stop).astype(np.float32)
+        latents: np.ndarray = self.snapshot.statistics["video.latents"].standardise(rows)
+        return latents
+
+    def _structure(self, row: SnapshotRow, start: int, stop: int, reference: int) -> Float32[np.ndarray, "s 4 m"]:
+        """Standardised: the reference's frame, then those of the steps; without structure zeros, m = 1."""
+        if "structure" not in self.modalities:
+            return np.zeros((self.num_steps, clock.FRAMES_PER_STEP, 1), dtype=np.float32)
+        frame = int(self._read(row, "video", "reference_frames", reference, reference + 1)[0])
+        first, last = clock.frames_of_step(start).start, clock.frames_of_step(stop - 1).stop
+        motion = np.concatenate(
+            [
+                self._read(row, "structure", "motion", frame, frame + 1),
+                self._read(row, "structure", "motion", first, last),
+            ]
+        )
+        folded: np.ndarray = clock.fold_structure(self.snapshot.statistics["structure.motion"].standardise(motion))
+        return folded
+
+    def _audio(self, row: SnapshotRow, start: int, stop: int) -> Float32[np.ndarray, "s 8 a"]:
+        """Step 0, a picture, is silent; then the tokens of the steps, on the extractor's own scale."""
+        if "audio" not in self.modalities:
+            return np.zeros((self.num_steps, clock.SLOTS_PER_STEP, 1), dtype=np.float32)
+        first = clock.num_audio_tokens(clock.frames_of_step(start).start)
+        last = clock.num_audio_tokens(clock.frames_of_step(stop - 1).stop)
+        tokens: np.ndarray = self._read(row, "audio", "tokens", first, last).astype(np.float32)
+        silence = np.zeros((clock.num_audio_tokens(1), tokens.shape[1]), dtype=np.float32)
+        folded: np.ndarray = clock.fold_audio(np.concatenate([silence, tokens]))
+        return folded
+
+    def _audio_mask(self) -> Bool[np.ndarray, "s 8"]:
+        """Nothing is heard at step 0, all slots later."""
+        mask = np.full((self.num_steps, clock.SLOTS_PER_STEP), "audio" in self.modalities)
+        mask[0] = False
+        return mask
+
+    # --------------------------------------------------------------------------------------------------- reading
+
+    def _read(self, row: SnapshotRow, modality: str, name: str, start: int | None, stop: int | None) -> np.ndarray:
+        kept = self._kept.get((row.clip_id, modality, name))
+        if kept is not None:
+            return kept[start:stop]
+        return read_feature(self._store, row.features[modality], name, start, stop)
+
+    def _keep_all(self) -> None:
+        for row in self.rows:
+            for modality in self.modalities:
+                for spec in specs_of(modality):
+                    array = read_feature(self._store, row.features[modality], spec.name)
+                    self._kept[row.clip_id, modality, spec.name] = array
+
+
+def epoch_order(weights: Sequence[float], seed: int, epoch: int) -> np.ndarray:
+    """Clip of each of the epoch's N draws, int64 [N]: clip i comes N*w_i/sum(w) times, rounded down or up, shuffled.
+
+    Systematic sampling: N equally spaced points with one random offset over the cumulated weights.
+    """
+    draw = keyed_generator("order", seed, epoch)
+    count = len(weights)
+    edges = np.cumsum(weights) / np.sum(weights) * count
+    points = np.arange(count) + float(torch.rand((), generator=draw, dtype=torch.float64))
+    clips = np.minimum(np.searchsorted(edges, points, side="right"), count - 1)
+    shuffled: np.ndarray = clips[torch.randperm(count, generator=draw).numpy()]
+    return shuffled

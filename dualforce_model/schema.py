@@ -1,0 +1,319 @@
+"""The on-disk contract, owned by its reader: what a feature is, what a snapshot is, how a snapshot is read.
+
+A feature is one modality of one clip: a few named arrays, time first. Features of many clips lie in shards
+(`dualforce_model/shards.py`); a snapshot names features, splits and weights, and never changes:
+
+    features/<modality>/<fingerprint>/<hash>.safetensors
+    snapshots/<id>/manifest.parquet     one row per clip, sorted by clip id
+    snapshots/<id>/head.json            written last: a snapshot without it does not exist
+    tags/<tag>.json                     a name that points to an id
+"""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationError, field_validator, model_validator
+from torch import Tensor
+
+from dualforce_model import clock
+from dualforce_model.clock import ArrayT
+from dualforce_model.config import Frozen, digest
+from dualforce_model.errors import InputError
+from dualforce_model.storage import MissingKeyError, Storage, check_key
+
+Feature = dict[str, np.ndarray]
+Rows = Literal["steps", "frames", "tokens", "references"]
+Split = Literal["train", "validation", "test"]
+STD_FLOOR = 1e-3  # an entry that never moves is centred, not blown up
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+NAME = r"^[a-z][a-z0-9_]{0,39}$"
+TAG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+SNAPSHOT_ID = r"^[0-9a-f]{16}$"
+
+
+class SchemaError(InputError):
+    """Stored or offered data break the contract; the message names clip, tensor or file, and the remedy."""
+
+
+# ------------------------------------------------------------------------------------------------------- features
+
+
+class TensorSpec(Frozen):
+    """One array of a feature: its rows follow the clock, its other dimensions are the extractor's."""
+
+    name: str = Field(pattern=NAME)
+    dtype: Literal["float16", "float32", "int32"]
+    num_dims: int = Field(ge=1, le=6, description="dimensions, rows included")
+    rows: Rows = Field(description="what the leading dimension counts")
+    statistics: bool = Field(True, description="whether a snapshot gives mean and std of dimension 1")
+
+
+MODALITIES: dict[str, tuple[TensorSpec, ...]] = {
+    "video": (
+        TensorSpec(name="latents", dtype="float16", num_dims=4, rows="steps"),
+        TensorSpec(name="references", dtype="float16", num_dims=4, rows="references", statistics=False),
+        TensorSpec(name="reference_frames", dtype="int32", num_dims=1, rows="references", statistics=False),
+    ),
+    "structure": (TensorSpec(name="motion", dtype="float32", num_dims=2, rows="frames"),),
+    "audio": (TensorSpec(name="tokens", dtype="float16", num_dims=2, rows="tokens"),),
+}
+
+
+def specs_of(modality: str) -> tuple[TensorSpec, ...]:
+    """Arrays of a modality; raises SchemaError for an unknown one."""
+    if modality not in MODALITIES:
+        raise SchemaError(f"modality {modality!r} is unknown; known are {', '.join(MODALITIES)}")
+    return MODALITIES[modality]
+
+
+def num_rows(rows: Rows, num_frames: int) -> int | None:
+    """Rows of an array of a clip of T frames; None where the clock does not say (references)."""
+    if rows == "steps":
+        return clock.num_steps(num_frames)
+    if rows == "tokens":
+        return clock.num_audio_tokens(num_frames)
+    return num_frames if rows == "frames" else None
+
+
+def check_feature(modality: str, clip_id: str, feature: Mapping[str, np.ndarray]) -> None:
+    """Raise SchemaError unless the arrays are those of the modality, finite and of the stated types."""
+    specs = specs_of(modality)
+    names = [spec.name for spec in specs]
+    if sorted(feature) != sorted(names):
+        raise SchemaError(f"{clip_id}: {modality} has arrays {sorted(feature)}, expected {sorted(names)}")
+    for spec in specs:
+        array = feature[spec.name]
+        if array.dtype != np.dtype(spec.dtype) or array.ndim != spec.num_dims or array.size == 0:
+            raise SchemaError(
+                f"{clip_id}: {modality}/{spec.name} is {array.dtype} {list(array.shape)}, "
+                f"expected {spec.dtype} with {spec.num_dims} dimensions, none of them empty"
+            )
+        if not np.isfinite(array).all():
+            raise SchemaError(f"{clip_id}: {modality}/{spec.name} holds NaN or infinity; the extractor is at fault")
+    counted = {feature[spec.name].shape[0] for spec in specs if spec.rows == "references"}
+    if len(counted) > 1:
+        raise SchemaError(f"{clip_id}: {modality} has reference arrays of {sorted(counted)} rows, expected one number")
+
+
+def check_shapes(modality: str, clip_id: str, num_frames: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise SchemaError unless every array has the rows that the clock gives a clip of T frames."""
+    for spec in specs_of(modality):
+        expected = num_rows(spec.rows, num_frames)
+        if expected is not None and shapes[spec.name][0] != expected:
+            raise SchemaError(
+                f"{clip_id}: {modality}/{spec.name} has {shapes[spec.name][0]} rows, but {num_frames} frames "
+                f"make {expected} {spec.rows}; extract the clip again"
+            )
+
+
+class FeatureRef(Frozen):
+    """Where one modality of one clip lies. Type and shape are in the shard's header."""
+
+    modality: str = Field(pattern=NAME)
+    fingerprint: str = Field(pattern=r"^[A-Za-z0-9_-]{1,80}$", description="extractor, version, weights and config")
+    key: str = Field(min_length=1, max_length=200, description="what it was made from; changes when that changes")
+    shard: str = Field(description="store key of the shard")
+    clip_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")
+
+    @field_validator("shard")
+    @classmethod
+    def _plain(cls, shard: str) -> str:
+        return check_key(shard)
+
+
+# ------------------------------------------------------------------------------------------------------ snapshots
+
+
+class TensorStatistics(Frozen):
+    """Mean and standard deviation of each entry of one dimension of an array, over the training split."""
+
+    mean: tuple[float, ...] = Field(min_length=1)
+    std: tuple[float, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"{len(self.mean)} means and {len(self.std)} deviations; expected one of each per entry")
+        return self
+
+    def standardise(self, x: ArrayT, axis: int = 1) -> ArrayT:
+        """Same shape, mean 0 and deviation 1 per entry of `axis` (the deviation is floored). Arrays and tensors."""
+        mean, std = self._along(x, axis)
+        y: ArrayT = (x - mean) / std
+        return y
+
+    def restore(self, x: ArrayT, axis: int = 1) -> ArrayT:
+        """Inverse of `standardise`."""
+        mean, std = self._along(x, axis)
+        y: ArrayT = x * std + mean
+        return y
+
+    def _along(self, x: ArrayT, axis: int) -> tuple[ArrayT, ArrayT]:
+        if x.shape[axis] != len(self.mean):
+            raise SchemaError(f"axis {axis} of {list(x.shape)} does not fit statistics of {len(self.mean)} entries")
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        floored = [max(value, STD_FLOOR) for value in self.std]
+        if isinstance(x, Tensor):
+            return x.new_tensor(self.mean).reshape(shape), x.new_tensor(floored).reshape(shape)
+        return np.asarray(self.mean, x.dtype).reshape(shape), np.asarray(floored, x.dtype).reshape(shape)
+
+
+class SnapshotRow(Frozen):
+    """One clip of a snapshot."""
+
+    clip_id: str
+    source: str
+    video_id: str
+    identity: str | None
+    licence: str
+    span_start_s: float
+    span_end_s: float | None
+    media_digest: str
+    num_frames: int = Field(ge=1)
+    split: Split
+    weight: float = Field(gt=0.0, le=1.0, description="how often it is drawn in training, relative to others")
+    features: dict[str, FeatureRef]
+
+    def canonical(self) -> dict[str, Any]:
+        """What the id of a snapshot is made of: no shard, offset, time, host or path."""
+        return {
+            "clip_id": self.clip_id,
+            "span": [self.span_start_s, self.span_end_s],
+            "media_digest": self.media_digest,
+            "features": {name: ref.key for name, ref in sorted(self.features.items())},
+            "split": self.split,
+            "weight": self.weight,
+        }
+
+
+class ModalityInfo(Frozen):
+    """What all clips of a snapshot share in one modality."""
+
+    fingerprint: str
+    tensors: dict[str, tuple[int, ...]] = Field(description="array name -> its shape without the rows")
+
+
+class Snapshot(Frozen):
+    """Head of an immutable version of a data set."""
+
+    format: Literal[1] = 1
+    id: str = Field(pattern=SNAPSHOT_ID, description="hash of the canonical rows and the policy")
+    content: str = Field(description="digest over the bytes of all arrays, whatever shards they lie in")
+    dataset: str
+    policy: dict[str, Any]
+    modalities: dict[str, ModalityInfo]
+    statistics: dict[str, TensorStatistics] = Field(description="'<modality>.<array>' -> per entry of dimension 1")
+    num_rows: int = Field(ge=1)
+    num_frames: int = Field(ge=1)
+    splits: dict[str, int] = Field(description="split -> clips")
+    quarantined: dict[str, int] = Field(description="reason -> clips left out")
+    failed: dict[str, int] = Field(description="failure class -> clips left out")
+    parent: str | None = Field(None, description="what the tag named before; not part of the id")
+    created_at: str = Field(description="UTC; not part of the id")
+    manifest_digest: str = Field(description="SHA-256 of manifest.parquet")
+
+
+def head_key(snapshot_id: str) -> str:
+    """Store key of a snapshot's head."""
+    return f"snapshots/{snapshot_id}/head.json"
+
+
+def manifest_key(snapshot_id: str) -> str:
+    """Store key of a snapshot's manifest."""
+    return f"snapshots/{snapshot_id}/manifest.parquet"
+
+
+def tag_key(tag: str) -> str:
+    """Store key of a tag; raises InputError for a name that is not one."""
+    if not re.fullmatch(TAG, tag) or re.fullmatch(SNAPSHOT_ID, tag):
+        raise InputError(f"tag {tag!r}: expected letters, digits, '.', '_' and '-', at most 80, and not an id's form")
+    return f"tags/{tag}.json"
+
+
+def encode_head(snapshot: Snapshot) -> bytes:
+    """JSON of a head with a checksum over itself."""
+    body = snapshot.model_dump(mode="json")
+    return (json.dumps({"checksum": digest(body), "snapshot": body}, indent=2, sort_keys=True) + "\n").encode()
+
+
+def decode_head(data: bytes, where: str) -> Snapshot:
+    """Inverse of `encode_head`; raises SchemaError when the bytes are damaged or of another format."""
+    try:
+        document = json.loads(data)
+        if document["checksum"] != digest(document["snapshot"]):
+            raise SchemaError(f"{where}: the checksum does not match its content; restore it or build again")
+        return Snapshot.model_validate(document["snapshot"])
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+        raise SchemaError(f"{where}: not a snapshot head of format 1: {error}") from error
+
+
+def resolve_snapshot(store: Storage, id_or_tag: str) -> str:
+    """Id that a tag, or an id itself, stands for; raises SchemaError naming what there is."""
+    if re.fullmatch(SNAPSHOT_ID, id_or_tag):
+        return id_or_tag
+    key = tag_key(id_or_tag)
+    try:
+        return str(json.loads(store.read(key))["snapshot"])
+    except MissingKeyError as error:
+        known = [name.removeprefix("tags/").removesuffix(".json") for name in store.list("tags")]
+        raise SchemaError(f"no tag {id_or_tag!r} in {store.url()}; there are: {', '.join(known) or 'none'}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise SchemaError(f"{store.url(key)}: not a tag file: {error}; set the tag again") from error
+
+
+def load_snapshot(store: Storage, id_or_tag: str) -> Snapshot:
+    """Head of a snapshot by id or tag."""
+    snapshot_id = resolve_snapshot(store, id_or_tag)
+    key = head_key(snapshot_id)
+    try:
+        snapshot = decode_head(store.read(key), store.url(key))
+    except MissingKeyError as error:
+        raise SchemaError(f"no snapshot {id_or_tag!r} in {store.url()}; `snapshots list` names those there") from error
+    if snapshot.id != snapshot_id:
+        raise SchemaError(f"{store.url(key)}: it is the head of another snapshot, {snapshot.id}; restore it")
+    return snapshot
+
+
+def read_manifest(store: Storage, snapshot: Snapshot) -> tuple[SnapshotRow, ...]:
+    """Rows of a snapshot, sorted by clip id; raises SchemaError when the file is not the one the head names."""
+    key = manifest_key(snapshot.id)
+    data = store.read(key)
+    if hashlib.sha256(data).hexdigest() != snapshot.manifest_digest:
+        raise SchemaError(f"{store.url(key)}: its bytes are not those the head names; restore it or build again")
+    return decode_manifest(data)
+
+
+def encode_manifest(rows: tuple[SnapshotRow, ...]) -> bytes:
+    """Parquet, one flat column per field and three per modality (key, fingerprint, shard)."""
+    plain = []
+    for row in rows:
+        record = row.model_dump(exclude={"features"})
+        for name, ref in sorted(row.features.items()):
+            record |= {f"{name}.{field}": getattr(ref, field) for field in ("key", "fingerprint", "shard")}
+        plain.append(record)
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(plain), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def decode_manifest(data: bytes) -> tuple[SnapshotRow, ...]:
+    """Inverse of `encode_manifest`."""
+    table = pq.read_table(io.BytesIO(data))
+    modalities = [name.removesuffix(".shard") for name in table.column_names if name.endswith(".shard")]
+    rows = []
+    for record in table.to_pylist():
+        features = {}
+        for name in modalities:
+            found = {field: record.pop(f"{name}.{field}") for field in ("key", "fingerprint", "shard")}
+            features[name] = FeatureRef(modality=name, clip_id=record["clip_id"], **found)
+        rows.append(SnapshotRow(**record, features=features))
+    return tuple(rows)

@@ -1,0 +1,239 @@
+"""Shards: features of many clips in one safetensors file that any tool can open and no one can damage unseen.
+
+    8 bytes little-endian header length | JSON header | arrays, one after the other
+
+Tensor names are "<clip id>/<array>". Bytes are deterministic: arrays are ordered by item size (largest first, so that
+all are aligned), then name. The header's metadata hold, per array, a SHA-256 and one crc32c per block of 8 leading
+rows; the file's name is the hash of the header. So the name proves the header, the header proves every block, and a
+reader checks exactly the blocks it reads, by positioned reads (or range requests) that need no open file.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+import google_crc32c
+import numpy as np
+
+from dualforce_model.config import canonical_json
+from dualforce_model.schema import Feature, FeatureRef, SchemaError, check_feature, specs_of
+from dualforce_model.storage import Storage
+
+FORMAT = "dualforce.shard/1"
+BLOCK_ROWS = 8
+MAX_HEADER_BYTES = 128 << 20
+CACHED_HEADERS = 1024
+_DTYPES = {"F16": "<f2", "F32": "<f4", "I32": "<i4"}
+_CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
+_NAME = re.compile(r"^features/(?P<modality>[^/]+)/(?P<fingerprint>[^/]+)/(?P<hash>[0-9a-f]{32})\.safetensors$")
+
+
+class DamagedShardError(SchemaError):
+    """Bytes of a shard are not those that were written; the message names file, clip and rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """Where an array lies in its file and what its blocks must hash to."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int  # bytes from the start of the file
+    sha256: str
+    crc32c: bytes  # 4 bytes, big-endian, per block of 8 rows
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one leading row."""
+        return self.dtype.itemsize * prod(self.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class ShardHeader:
+    """Parsed header: arrays by "<clip id>/<array>", feature keys by clip id."""
+
+    modality: str
+    fingerprint: str
+    keys: dict[str, str]
+    tensors: dict[str, TensorEntry]
+
+
+# -------------------------------------------------------------------------------------------------------- writing
+
+
+def pack_shard(
+    store: Storage, modality: str, fingerprint: str, features: Mapping[str, Feature], keys: Mapping[str, str]
+) -> dict[str, FeatureRef]:
+    """Write the features of these clips as one shard and return where each lies.
+
+    `features` and `keys` are by clip id. Equal features give equal bytes and an equal name, in whatever order they
+    come; writing again what is already there heals it if it was damaged. Raises
+    SchemaError for arrays that break the contract.
+    """
+    if not features or set(features) != set(keys):
+        raise SchemaError(f"a {modality} shard needs clips with one key each; found {len(features)} and {len(keys)}")
+    for clip_id, feature in features.items():
+        check_feature(modality, clip_id, feature)
+    arrays = {f"{clip}/{name}": array for clip, feature in features.items() for name, array in feature.items()}
+    header, payload = _encode(modality, fingerprint, arrays, keys)
+    shard = f"features/{modality}/{fingerprint}/{_header_hash(header)}.safetensors"
+    refs = {
+        clip: FeatureRef(modality=modality, fingerprint=fingerprint, key=keys[clip], shard=shard, clip_id=clip)
+        for clip in sorted(features)
+    }
+    store.write(shard, header + payload, points="shard")
+    return refs
+
+
+def _encode(
+    modality: str, fingerprint: str, arrays: Mapping[str, np.ndarray], keys: Mapping[str, str]
+) -> tuple[bytes, bytes]:
+    """Header (with its length) and payload."""
+    document: dict[str, object] = {}
+    sums: dict[str, dict[str, str]] = {}
+    pieces: list[bytes] = []
+    offset = 0
+    for name in sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name)):
+        array = arrays[name]
+        data = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+        block = BLOCK_ROWS * (len(data) // array.shape[0])
+        sums[name] = {"sha256": hashlib.sha256(data).hexdigest(), "crc32c": _block_sums(data, block).hex()}
+        span = [offset, offset + len(data)]
+        document[name] = {"dtype": _CODES[array.dtype], "shape": list(array.shape), "data_offsets": span}
+        pieces.append(data)
+        offset += len(data)
+    document["__metadata__"] = {
+        "format": FORMAT,
+        "modality": modality,
+        "fingerprint": fingerprint,
+        "keys": canonical_json(dict(keys)),
+        "sums": canonical_json(sums),
+    }
+    text = canonical_json(document).encode()
+    text += b" " * (-len(text) % 8)  # safetensors readers want the payload aligned
+    return len(text).to_bytes(8, "little") + text, b"".join(pieces)
+
+
+def _block_sums(data: bytes, block_bytes: int) -> bytes:
+    view = memoryview(data)
+    sums = (google_crc32c.value(bytes(view[at : at + block_bytes])) for at in range(0, len(data), block_bytes))
+    return b"".join(value.to_bytes(4, "big") for value in sums)
+
+
+def _header_hash(header: bytes) -> str:
+    return hashlib.sha256(header).hexdigest()[:32]
+
+
+# -------------------------------------------------------------------------------------------------------- reading
+
+
+def read_feature(
+    store: Storage, ref: FeatureRef, name: str, start: int | None = None, stop: int | None = None
+) -> np.ndarray:
+    """Rows start..stop of one array (all by default), read as one range and checked block by block.
+
+    Raises IndexError for rows that are not there (nothing is clipped), DamagedShardError for wrong bytes.
+    """
+    entry = tensor_entry(store, ref, name)
+    first, last = 0 if start is None else start, entry.shape[0] if stop is None else stop
+    if not 0 <= first <= last <= entry.shape[0]:
+        raise IndexError(f"{ref.clip_id}: rows {first}..{last} of {ref.modality}/{name}, which has {entry.shape[0]}")
+    low = first // BLOCK_ROWS * BLOCK_ROWS
+    high = min(-(-last // BLOCK_ROWS) * BLOCK_ROWS, entry.shape[0])
+    data = store.read_range(ref.shard, entry.start + low * entry.row_bytes, (high - low) * entry.row_bytes)
+    found = _block_sums(data, BLOCK_ROWS * entry.row_bytes)
+    wanted = entry.crc32c[low // BLOCK_ROWS * 4 : low // BLOCK_ROWS * 4 + len(found)]
+    if found != wanted:
+        raise DamagedShardError(
+            f"{store.url(ref.shard)}: rows {low}..{high} of {ref.clip_id}/{name} are damaged (crc32c); "
+            "run `snapshots verify`, remove the shard and extract its clips again"
+        )
+    rows: np.ndarray = np.frombuffer(data, dtype=entry.dtype).reshape(high - low, *entry.shape[1:])
+    part: np.ndarray = rows[first - low : last - low].copy()  # writable, and free of the rows read around it
+    return part
+
+
+def load_feature(store: Storage, ref: FeatureRef) -> Feature:
+    """All arrays of one modality of one clip."""
+    return {spec.name: read_feature(store, ref, spec.name) for spec in specs_of(ref.modality)}
+
+
+def tensor_entry(store: Storage, ref: FeatureRef, name: str) -> TensorEntry:
+    """Header entry of one array of one clip: its type, shape and place."""
+    entry = cached_header(store.url(), ref.shard).tensors.get(f"{ref.clip_id}/{name}")
+    if entry is None:
+        raise SchemaError(f"{store.url(ref.shard)}: no array {name!r} of clip {ref.clip_id}; extract the clip again")
+    return entry
+
+
+@lru_cache(maxsize=CACHED_HEADERS)
+def cached_header(store_url: str, shard: str) -> ShardHeader:
+    """`read_header`, remembered: a shard's name is the hash of its header, so it cannot change. Survives a fork."""
+    return read_header(Storage(store_url), shard)
+
+
+def read_header(store: Storage, shard: str) -> ShardHeader:
+    """Read and prove the header of a shard; raises DamagedShardError when it is not the one its name tells."""
+    named = _NAME.fullmatch(shard)
+    if named is None:
+        raise SchemaError(f"{shard!r} is not a shard's key (features/<modality>/<fingerprint>/<hash>.safetensors)")
+    where = store.url(shard)
+    prefix = store.read_range(shard, 0, 8)
+    length = int.from_bytes(prefix, "little")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, store.size(shard) - 8):
+        raise DamagedShardError(f"{where}: a header of {length} bytes cannot be; the file is damaged")
+    text = store.read_range(shard, 8, length)
+    if _header_hash(prefix + text) != named["hash"]:
+        raise DamagedShardError(f"{where}: the header is damaged (its hash is not the file's name)")
+    return _parse(text, payload_start=8 + length)
+
+
+def _parse(text: bytes, payload_start: int) -> ShardHeader:
+    """Turn a proven header into entries."""
+    document = json.loads(text)
+    metadata = document.pop("__metadata__")
+    if metadata["format"] != FORMAT:
+        raise SchemaError(f"shard format {metadata['format']!r}, expected {FORMAT}; use the release that wrote it")
+    sums = json.loads(metadata["sums"])
+    tensors = {
+        name: TensorEntry(
+            dtype=np.dtype(_DTYPES[item["dtype"]]),
+            shape=tuple(item["shape"]),
+            start=payload_start + item["data_offsets"][0],
+            sha256=sums[name]["sha256"],
+            crc32c=bytes.fromhex(sums[name]["crc32c"]),
+        )
+        for name, item in document.items()
+    }
+    return ShardHeader(metadata["modality"], metadata["fingerprint"], json.loads(metadata["keys"]), tensors)
+
+
+# ------------------------------------------------------------------------------------------------------- verifying
+
+
+def verify_shard(store: Storage, shard: str) -> Iterator[str]:
+    """Read every byte of a shard; yield one line per problem."""
+    try:
+        header = read_header(store, shard)
+    except (OSError, SchemaError) as error:
+        yield str(error)
+        return
+    end = 8
+    for name, entry in header.tensors.items():
+        size = entry.row_bytes * entry.shape[0]
+        end = max(end, entry.start + size)
+        try:
+            data = store.read_range(shard, entry.start, size)
+        except OSError as error:
+            yield str(error)
+            continue
+        if _block_sums(data, BLOCK_ROWS * entry.row_bytes) != entry.crc32c:
+            yield f"{store.url(shard)}: {name} is damaged (crc32c); remove the shard and extract its clips again"
+        elif hashlib.sha256(data).hexdigest() != entry.sha256:
+            yield f"{store.url(shard)}: {name} is damaged (SHA-256); remove the shard and extract its clips again"
+    if store.size(shard) != end:
+        yield f"{store.url(shard)}: {store.size(shard)} bytes, expected {end}; something was added to the file"

@@ -1,0 +1,259 @@
+"""Windows of a snapshot: the right rows of every modality, drawn by (seed, epoch, index) alone."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dualforce_model import clock
+from dualforce_model.batch import Sample, TalkingHeadBatch
+from dualforce_model.data import SnapshotDataset, epoch_order
+from dualforce_model.schema import (
+    Feature,
+    FeatureRef,
+    ModalityInfo,
+    SchemaError,
+    Snapshot,
+    SnapshotRow,
+    Split,
+    TensorStatistics,
+    encode_head,
+    encode_manifest,
+    head_key,
+    manifest_key,
+)
+from dualforce_model.shards import DamagedShardError, cached_header, pack_shard, tensor_entry
+from dualforce_model.storage import Storage, file_digest
+
+MEAN, STD = 10.0, 4.0
+
+
+def features(seed: int, frames: int) -> dict[str, Feature]:
+    """Every number tells where it comes from: row index plus a clip's offset."""
+    steps, offset = clock.num_steps(frames), 1000 * seed
+    shape = (1, 2, 3, 3)
+    shown = np.array([0, 2, frames - 1], dtype=np.int32)
+    latents = np.arange(steps).reshape(-1, 1, 1, 1) * np.ones(shape)
+    return {
+        "video": {
+            "latents": latents.astype(np.float16),
+            "references": (500.0 + shown.reshape(-1, 1, 1, 1) * np.ones(shape)).astype(np.float16),
+            "reference_frames": shown,
+        },
+        "structure": {"motion": (offset + np.arange(frames)[:, None] * np.ones((1, 2))).astype(np.float32)},
+        "audio": {"tokens": (np.arange(2 * frames)[:, None] * np.ones((1, 3))).astype(np.float16)},
+    }
+
+
+def write_snapshot(folder: Path, frames: dict[str, int], weights: dict[str, float], split: dict[str, Split]) -> str:
+    """A snapshot written by hand: this package does not know the one that builds them."""
+    store = Storage(str(folder))
+    made = {clip: features(index, count) for index, (clip, count) in enumerate(sorted(frames.items()))}
+    keys = {clip: f"key-{clip}" for clip in made}
+    refs: dict[str, dict[str, FeatureRef]] = {clip: {} for clip in made}
+    for modality in ("video", "structure", "audio"):
+        packed = pack_shard(store, modality, "fp", {clip: made[clip][modality] for clip in made}, keys)
+        for clip, ref in packed.items():
+            refs[clip][modality] = ref
+    rows = tuple(
+        SnapshotRow(
+            clip_id=clip,
+            source="test",
+            video_id=clip,
+            identity=None,
+            licence="none",
+            span_start_s=0.0,
+            span_end_s=None,
+            media_digest="d",
+            num_frames=frames[clip],
+            split=split.get(clip, "train"),
+            weight=weights.get(clip, 1.0),
+            features=refs[clip],
+        )
+        for clip in sorted(frames)
+    )
+    snapshot_id = "0123456789abcdef"
+    store.write(manifest_key(snapshot_id), encode_manifest(rows))
+    head = Snapshot(
+        id=snapshot_id,
+        content="c",
+        dataset="set",
+        policy={},
+        modalities={name: ModalityInfo(fingerprint="fp", tensors={}) for name in ("video", "structure", "audio")},
+        statistics={
+            "video.latents": TensorStatistics(mean=(MEAN,) * 2, std=(STD,) * 2),
+            "structure.motion": TensorStatistics(mean=(MEAN,) * 2, std=(STD, 0.0)),
+            "audio.tokens": TensorStatistics(mean=(MEAN,) * 3, std=(STD,) * 3),
+        },
+        num_rows=len(rows),
+        num_frames=sum(frames.values()),
+        splits={},
+        quarantined={},
+        failed={},
+        created_at="2026-01-01T00:00:00+00:00",
+        manifest_digest=file_digest(folder / manifest_key(snapshot_id)),
+    )
+    store.write(head_key(snapshot_id), encode_head(head))
+    return snapshot_id
+
+
+FRAMES = {"a": 33, "b": 61, "c": 21, "d": 17, "e": 41}
+WEIGHTS = {"b": 0.5}
+SPLITS: dict[str, Split] = {"e": "validation"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_snapshot(tmp_path, FRAMES, WEIGHTS, SPLITS)
+    return tmp_path
+
+
+def open_dataset(folder: Path, num_steps: int = 5, **settings: object) -> SnapshotDataset:
+    return SnapshotDataset(str(folder), "0123456789abcdef", num_steps, **settings)  # type: ignore[arg-type]
+
+
+def assert_equal(one: Sample, other: Sample) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_a_window_is_a_reference_and_consecutive_steps_of_every_modality(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    row = next(row for row in dataset.rows if row.clip_id == "b")
+    sample = dataset.window(row, start=4, reference=1)  # reference: frame 2
+    np.testing.assert_array_equal(sample["positions"], [0, 4, 5, 6, 7])
+    latents = np.asarray(sample["video"])[:, 0, 0, 0] * STD + MEAN
+    np.testing.assert_allclose(latents, [502, 4, 5, 6, 7])
+    np.testing.assert_array_equal(sample["reference"], np.asarray(sample["video"])[0])
+    motion = np.asarray(sample["structure"])[:, :, 0] * STD + MEAN - 1000
+    np.testing.assert_allclose(motion[0], [2, 2, 2, 2], atol=1e-3)
+    np.testing.assert_allclose(motion[1:].reshape(-1), np.arange(13, 29), atol=1e-3)
+    tokens = np.asarray(sample["audio"])
+    assert not tokens[0].any()
+    np.testing.assert_array_equal(tokens[1:, :, 0].reshape(-1), np.arange(26, 58))
+    np.testing.assert_array_equal(np.asarray(sample["audio_mask"]).any(axis=1), [False, True, True, True, True])
+    assert np.asarray(sample["audio_mask"])[1:].all()
+
+
+@given(st.integers(0, 5), st.integers(0, 2**31), st.integers(2, 5))
+def test_every_window_agrees_with_the_clock(
+    tmp_path_factory: pytest.TempPathFactory, epoch: int, seed: int, num_steps: int
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "clock"
+    if not folder.exists():
+        write_snapshot(folder, FRAMES, WEIGHTS, SPLITS)
+    dataset = open_dataset(folder, num_steps, seed=seed)
+    for index in range(len(dataset)):
+        sample = dataset.sample(epoch, index)
+        positions = np.asarray(sample["positions"])
+        tokens, motion = np.asarray(sample["audio"]), np.asarray(sample["structure"])
+        motion_frames = np.round((motion[:, :, 0] * STD + MEAN) % 1000)
+        for place in range(1, num_steps):
+            frames = clock.frames_of_step(int(positions[place]))
+            np.testing.assert_array_equal(motion_frames[place], list(frames))
+            np.testing.assert_array_equal(tokens[place, :, 0] // 2, np.repeat(list(frames), 2))
+
+
+def test_samples_stack_into_a_batch(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    batch = TalkingHeadBatch.stack([dataset[0, index] for index in range(len(dataset))])
+    assert (len(batch), batch.num_steps) == (4, 5)
+    assert batch.video.dtype == batch.audio.dtype == batch.structure.dtype == torch.float32
+    assert batch.weights.tolist() == [1.0] * 4  # the drawing has honoured the weights already
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone(folder: Path) -> None:
+    one, other = open_dataset(folder, seed=3), open_dataset(folder, seed=3, in_memory=True)
+    for epoch in (0, 7):
+        for index in reversed(range(len(one))):
+            assert_equal(one[epoch, index], other[epoch, index])
+    assert_equal(pickle.loads(pickle.dumps(one))[7, 1], one[7, 1])  # noqa: S301 our own bytes
+    starts = {
+        (epoch, seed): tuple(np.asarray(open_dataset(folder, seed=seed)[epoch, 0]["positions"]).tolist())
+        for epoch in range(4)
+        for seed in range(4)
+    }
+    assert len(set(starts.values())) > 3
+
+
+def test_a_forked_worker_reads_the_same(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    expected = [dataset[1, index] for index in range(len(dataset))]
+    pid = os.fork()
+    if pid == 0:
+        same = all(
+            np.array_equal(dataset[1, index][name], expected[index][name])
+            for index in range(len(dataset))
+            for name in expected[index]
+        )
+        os._exit(0 if same else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_held_out_clips_come_once_in_order_with_their_weight(tmp_path: Path) -> None:
+    write_snapshot(tmp_path, FRAMES, {"e": 0.25}, SPLITS)
+    dataset = open_dataset(tmp_path, split="validation")
+    assert [row.clip_id for row in dataset.rows] == ["e"]
+    assert float(dataset[0, 0]["weights"]) == 0.25
+    assert len(open_dataset(tmp_path, split="test")) == 0
+    with pytest.raises(IndexError, match="epoch of 1"):
+        dataset.sample(0, 1)
+
+
+def test_clips_that_are_too_short_are_named(folder: Path) -> None:
+    dataset = open_dataset(folder, num_steps=9)
+    assert ([row.clip_id for row in dataset.rows], dataset.too_short) == (["a", "b"], ("c", "d"))
+    with pytest.raises(SchemaError, match="none of its 4 training clips has 40 steps"):
+        open_dataset(folder, num_steps=40)
+    with pytest.raises(ValueError, match="at least 2"):
+        open_dataset(folder, num_steps=1)
+
+
+def test_video_alone_leaves_the_other_fields_empty(folder: Path) -> None:
+    sample = open_dataset(folder, modalities=("video",))[0, 0]
+    assert np.asarray(sample["structure"]).shape == (5, 4, 1)
+    assert np.asarray(sample["audio"]).shape == (5, 8, 1)
+    assert not np.asarray(sample["audio_mask"]).any()
+    assert len(TalkingHeadBatch.stack([sample])) == 1
+    for wrong in (("structure",), ("video", "smell")):
+        with pytest.raises(SchemaError, match="ask for what is there"):
+            open_dataset(folder, modalities=wrong)
+
+
+def test_an_entry_that_never_moves_is_not_blown_up(folder: Path) -> None:
+    motion = np.asarray(open_dataset(folder)[0, 0]["structure"])
+    assert np.isfinite(motion).all()
+
+
+def test_damage_is_an_error_and_never_a_sample(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    row = dataset.rows[0]
+    ref = row.features["audio"]
+    path = folder / ref.shard
+    entry = tensor_entry(Storage(str(folder)), ref, "tokens")
+    damaged = bytearray(path.read_bytes())
+    damaged[entry.start + 20 * entry.row_bytes] ^= 4
+    path.write_bytes(damaged)
+    cached_header.cache_clear()
+    with pytest.raises(DamagedShardError, match="a/tokens"):
+        dataset.window(row, start=3, reference=0)
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=60), st.integers(0, 100), st.integers(0, 100))
+def test_an_epoch_draws_every_clip_as_often_as_its_weight_asks(weights: list[float], seed: int, epoch: int) -> None:
+    order = epoch_order(weights, seed, epoch)
+    counts = np.bincount(order, minlength=len(weights))
+    wanted = np.asarray(weights) / np.sum(weights) * len(weights)
+    assert (np.abs(counts - wanted) < 1 + 1e-6).all()
+    np.testing.assert_array_equal(order, epoch_order(weights, seed, epoch))
+
+
+@given(st.integers(1, 300), st.integers(0, 50))
+def test_equal_weights_draw_each_clip_once(count: int, epoch: int) -> None:
+    assert sorted(epoch_order([0.5] * count, 0, epoch).tolist()) == list(range(count))

@@ -1,0 +1,179 @@
+"""Shards: deterministic bytes, any window, and no damage unseen."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load as load_safetensors
+
+from dualforce_model.schema import Feature, FeatureRef, SchemaError
+from dualforce_model.shards import (
+    DamagedShardError,
+    cached_header,
+    load_feature,
+    pack_shard,
+    read_feature,
+    read_header,
+    tensor_entry,
+    verify_shard,
+)
+from dualforce_model.storage import Storage
+
+
+def video_feature(seed: int, steps: int = 5, side: int = 2) -> Feature:
+    rng = np.random.default_rng(seed)
+    return {
+        "latents": rng.standard_normal((steps, 16, side, side)).astype(np.float16),
+        "references": rng.standard_normal((5, 16, side, side)).astype(np.float16),
+        "reference_frames": np.arange(5, dtype=np.int32),
+    }
+
+
+def pack(store: Storage, *clips: str, steps: int = 5) -> dict[str, FeatureRef]:
+    features = {clip: video_feature(index, steps) for index, clip in enumerate(clips)}
+    return pack_shard(store, "video", "f" * 32, features, {clip: f"key-{clip}" for clip in clips})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path))
+
+
+def test_bytes_and_name_do_not_depend_on_order(tmp_path: Path) -> None:
+    features = {clip: video_feature(index) for index, clip in enumerate(("b", "a", "c"))}
+    keys = {clip: clip for clip in features}
+    one, two = Storage(str(tmp_path / "one")), Storage(str(tmp_path / "two"))
+    refs = pack_shard(one, "video", "fp", features, keys)
+    backwards = dict(reversed(features.items()))
+    assert pack_shard(two, "video", "fp", backwards, keys) == refs
+    assert one.read(refs["a"].shard) == two.read(refs["a"].shard)
+    assert list(refs) == ["a", "b", "c"]
+
+
+def test_any_tool_can_open_a_shard(store: Storage) -> None:
+    refs = pack(store, "a", "b")
+    tensors = load_safetensors(store.read(refs["a"].shard))
+    assert set(tensors) == {f"{c}/{n}" for c in "ab" for n in ("latents", "references", "reference_frames")}
+    np.testing.assert_array_equal(tensors["b/latents"], video_feature(1)["latents"])
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data(), steps=st.integers(1, 40))
+def test_any_window_is_the_slice(tmp_path: Path, data: st.DataObject, steps: int) -> None:
+    store = Storage(str(tmp_path))
+    refs = pack(store, "a", "b", steps=steps)
+    whole = video_feature(1, steps)["latents"]
+    start = data.draw(st.integers(0, steps))
+    stop = data.draw(st.integers(start, steps))
+    window = read_feature(store, refs["b"], "latents", start, stop)
+    assert window.dtype == np.float16
+    np.testing.assert_array_equal(window, whole[start:stop])
+    np.testing.assert_array_equal(read_feature(store, refs["b"], "latents"), whole)
+
+
+def test_rows_that_are_not_there_are_an_error(store: Storage) -> None:
+    ref = pack(store, "a")["a"]
+    for start, stop in ((0, 6), (-1, 2), (4, 3)):
+        with pytest.raises(IndexError, match="which has 5"):
+            read_feature(store, ref, "latents", start, stop)
+    with pytest.raises(SchemaError, match="no array 'motion'"):
+        read_feature(store, ref, "motion")
+    with pytest.raises(SchemaError, match="of clip z"):
+        load_feature(store, ref.model_copy(update={"clip_id": "z"}))
+
+
+def test_load_feature_gives_all_arrays(store: Storage) -> None:
+    feature = load_feature(store, pack(store, "a", "b")["b"])
+    for name, array in video_feature(1).items():
+        np.testing.assert_array_equal(feature[name], array)
+        assert feature[name].flags.writeable
+
+
+def test_a_flipped_bit_anywhere_is_found(store: Storage) -> None:
+    """Every byte of the header and of the payload: verify finds each; a reader of the damaged rows refuses."""
+    ref = pack(store, "a")["a"]
+    path = store.local_path(ref.shard)
+    assert path is not None
+    good = path.read_bytes()
+    payload_start = 8 + int.from_bytes(good[:8], "little")
+    assert list(verify_shard(store, ref.shard)) == []
+    positions = [*range(0, payload_start, 7), *range(payload_start, len(good), 13), 0, 7, 8, len(good) - 1]
+    for position in positions:
+        bad = bytearray(good)
+        bad[position] ^= 1 << (position % 8)
+        path.write_bytes(bad)
+        assert list(verify_shard(store, ref.shard)), f"byte {position} of {len(good)}"
+        cached_header.cache_clear()
+        with pytest.raises(DamagedShardError, match="damaged"):
+            load_feature(store, ref)
+    path.write_bytes(good[:-1])
+    assert list(verify_shard(store, ref.shard))
+    path.write_bytes(good + b"\0")
+    assert "something was added" in next(iter(verify_shard(store, ref.shard)))
+    path.unlink()
+    assert "nothing is stored here" in next(iter(verify_shard(store, ref.shard)))
+    cached_header.cache_clear()
+
+
+def test_reading_checks_the_blocks_it_reads_and_no_others(store: Storage) -> None:
+    ref = pack(store, "a", steps=20)["a"]
+    path = store.local_path(ref.shard)
+    assert path is not None
+    entry = tensor_entry(store, ref, "latents")
+    damaged = bytearray(path.read_bytes())
+    damaged[entry.start + 9 * entry.row_bytes] ^= 1  # second block: rows 8..16
+    path.write_bytes(damaged)
+    read_feature(store, ref, "latents", 0, 8)
+    read_feature(store, ref, "latents", 16, 20)
+    with pytest.raises(DamagedShardError, match=r"rows 8.* of a/latents"):
+        read_feature(store, ref, "latents", 15, 17)
+
+
+def test_writing_again_heals_a_damaged_shard(store: Storage) -> None:
+    ref = pack(store, "a")["a"]
+    path = store.local_path(ref.shard)
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:-10] + bytes(10))
+    assert pack(store, "a")["a"] == ref
+    assert list(verify_shard(store, ref.shard)) == []
+
+
+def test_a_forked_reader_uses_the_parents_headers(store: Storage) -> None:
+    ref = pack(store, "a")["a"]
+    expected = read_feature(store, ref, "latents", 1, 3)
+    pid = os.fork()
+    if pid == 0:
+        same = np.array_equal(read_feature(store, ref, "latents", 1, 3), expected)
+        os._exit(0 if same else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_hostile_shard_names_and_sizes_are_refused(store: Storage) -> None:
+    with pytest.raises(SchemaError, match="not a shard's key"):
+        read_header(store, "features/video/fp/../../x")
+    name = f"features/video/fp/{'0' * 32}.safetensors"
+    store.write(name, (1 << 60).to_bytes(8, "little") + b"{}")
+    with pytest.raises(DamagedShardError, match="cannot be"):
+        read_header(store, name)
+
+
+def test_arrays_that_break_the_contract_are_refused(store: Storage) -> None:
+    good = video_feature(0)
+    for bad, words in (
+        ({**good, "latents": good["latents"].astype(np.float32)}, "float32"),
+        ({**good, "latents": good["latents"][:, 0]}, "expected float16 with 4 dimensions"),
+        ({**good, "latents": good["latents"] * np.float16("nan")}, "NaN"),
+        ({**good, "latents": good["latents"][:0]}, "none of them empty"),
+        ({**good, "references": good["references"][:3]}, "reference arrays"),
+        ({"latents": good["latents"]}, "has arrays"),
+    ):
+        with pytest.raises(SchemaError, match=f"^a: .*{words}"):
+            pack_shard(store, "video", "fp", {"a": bad}, {"a": "k"})
+    with pytest.raises(SchemaError, match="unknown"):
+        pack_shard(store, "smell", "fp", {"a": good}, {"a": "k"})
+    with pytest.raises(SchemaError, match="one key each"):
+        pack_shard(store, "video", "fp", {"a": good}, {"b": "k"})
+    assert store.list() == []
