@@ -1,0 +1,321 @@
+"""What is known of each clip at each stage: an SQLite file, or PostgreSQL when there is more than one machine.
+
+    with Ledger("sqlite:///runs/demo/ledger.db") as ledger, ledger.lease("demo", Stage.CURATE, run_id) as lease:
+        ledger.record(lease, rows)
+
+Rows are written under a lease, in one transaction that checks the lease's fence: a run that lost its lease, to a
+takeover it slept through, stores nothing. SQLite runs in WAL mode, so the file must be on a local disk.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from dualforce_model import faults
+from tasks import leases
+from tasks.holder import Holder
+from tasks.leases import FencedOut, Lease, LeaseHeld
+from tasks.ledger_tables import (
+    REVISIONS,
+    Holding,
+    Row,
+    StageCount,
+    State,
+    clip_of,
+    clip_values,
+    clips,
+    revision_of,
+    row_of,
+    row_values,
+    runs,
+    states,
+    upgrade,
+)
+from tasks.records import Clip, Stage
+
+__all__ = ["FencedOut", "Holding", "Lease", "LeaseHeld", "Ledger", "LedgerError", "Row", "StageCount"]
+
+CHUNK = 2000  # rows that travel to or from the database at a time
+BUSY_S = 30  # how long a writer of the SQLite file waits for another
+UPGRADE_LOCK = 0x6475616C  # PostgreSQL's advisory lock while tables are made or changed
+
+
+class LedgerError(RuntimeError):
+    """The ledger cannot be opened or a row cannot be stored; the message names the cause and the remedy."""
+
+
+class Ledger:
+    """All data sets' clips and their states. Usable from several threads; one process writes a stage at a time."""
+
+    def __init__(self, url: str, *, renew_s: float = 30.0) -> None:
+        """Open, make or upgrade the ledger at a SQLAlchemy URL. Leases are renewed every `renew_s` seconds."""
+        self._url = _parse(url)
+        self._renew_s = renew_s
+        self._engine = _engine(self._url)
+        try:
+            self._bring_up_to_date()
+        except sa.exc.SQLAlchemyError as error:
+            self.close()
+            raise LedgerError(f"{self}: cannot be opened: {self._without_secrets(error)}") from None
+        except LedgerError:
+            self.close()
+            raise
+
+    def __str__(self) -> str:
+        return f"ledger {self._url.set(query={}).render_as_string(hide_password=True)}"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def add_clips(self, dataset: str, found: Iterable[Clip]) -> int:
+        """Add clips in their order; known ones are updated and keep their place. Returns how many were new."""
+        number = sa.select(sa.func.count()).select_from(clips).where(clips.c.dataset == dataset)
+        with self._writing() as connection:
+            before = connection.execute(number).scalar_one()
+            last = connection.execute(
+                sa.select(sa.func.max(clips.c.position)).where(clips.c.dataset == dataset)
+            ).scalar_one()
+            upsert = self._upsert(clips, keep=("position",))
+            for offset, chunk in _chunks(found):
+                first = (-1 if last is None else last) + 1 + offset
+                connection.execute(
+                    upsert, [clip_values(dataset, first + index, clip) for index, clip in enumerate(chunk)]
+                )
+            return int(connection.execute(number).scalar_one() - before)
+
+    def clips(self, dataset: str) -> Iterator[Clip]:
+        """All clips in the order they were added, read in pages: nothing stays open between two of them."""
+        position = -1
+        page = sa.select(clips).where(clips.c.dataset == dataset).order_by(clips.c.position).limit(CHUNK)
+        while True:
+            with self._engine.connect() as connection:
+                found = connection.execute(page.where(clips.c.position > position)).mappings().all()
+            if not found:
+                return
+            yield from (clip_of(columns) for columns in found)
+            position = found[-1]["position"]
+
+    def clip(self, dataset: str, clip_id: str) -> Clip:
+        """One clip. Raises KeyError if the data set has none of that id."""
+        query = sa.select(clips).where(clips.c.dataset == dataset, clips.c.clip_id == clip_id)
+        with self._engine.connect() as connection:
+            found = connection.execute(query).mappings().one_or_none()
+        if found is None:
+            raise KeyError(f"data set {dataset} has no clip {clip_id}; `dualforce status` shows what it has")
+        return clip_of(found)
+
+    def datasets(self) -> list[str]:
+        """Names of the data sets that have clips."""
+        with self._engine.connect() as connection:
+            return list(connection.execute(sa.select(clips.c.dataset).distinct().order_by(clips.c.dataset)).scalars())
+
+    def rows(self, dataset: str, stage: Stage | None = None, state: State | None = None) -> list[Row]:
+        """Rows of a data set, ordered by stage, clip and feature; of one stage or state if asked."""
+        query = sa.select(states).where(states.c.dataset == dataset)
+        if stage is not None:
+            query = query.where(states.c.stage == stage.value)
+        if state is not None:
+            query = query.where(states.c.state == state)
+        query = query.order_by(states.c.stage, states.c.clip_id, states.c.feature).execution_options(yield_per=CHUNK)
+        with self._engine.connect() as connection:
+            return [row_of(columns) for columns in connection.execute(query).mappings()]
+
+    def record(self, lease: Lease, rows: Iterable[Row]) -> None:
+        """Store rows of the lease's stage in one transaction: all or none.
+
+        Raises FencedOut if the lease was taken over, LedgerError for a clip that was never added, ValueError for a row
+        of another stage or two rows of one thing.
+        """
+        now, seen = time.time(), set[tuple[str, str]]()
+        try:
+            with self._writing() as connection:
+                leases.check(connection, lease)
+                upsert = self._upsert(states)
+                for _, chunk in _chunks(rows):
+                    _refuse_strangers(lease, chunk, seen)
+                    connection.execute(upsert, [row_values(lease.dataset, row, lease.run_id, now) for row in chunk])
+                faults.point("ledger.before_commit")
+        except sa.exc.IntegrityError as error:
+            raise LedgerError(
+                f"{self}: rows of {lease.dataset} name a clip that was never added: {self._without_secrets(error)}; "
+                "add_clips comes before record"
+            ) from None
+        faults.point("ledger.after_commit")
+
+    @contextmanager
+    def lease(self, dataset: str, stage: Stage, run_id: str, wait_s: float = 0.0) -> Iterator[Lease]:
+        """Hold the right to write a stage. Raises LeaseHeld, naming the holder, after waiting `wait_s` for it."""
+        with leases.held(self._writing, dataset, stage, run_id, wait_s=wait_s, renew_s=self._renew_s) as lease:
+            this = {"run_id": run_id, "dataset": dataset, "stage": stage.value}
+            holder = Holder.current()
+            began = {**this, "host": holder.host, "pid": holder.pid, "started_at": time.time(), "ended_at": None}
+            with self._writing() as connection:
+                connection.execute(self._upsert(runs), [began])
+            try:
+                yield lease
+            finally:
+                with self._writing() as connection:
+                    connection.execute(runs.update().filter_by(**this).values(ended_at=time.time()))
+
+    def holders(self, dataset: str) -> list[Holding]:
+        """Who works on the data set right now, by stage."""
+        with self._engine.connect() as connection:
+            return leases.holdings(connection, dataset)
+
+    def counts(self, dataset: str, attempts: int = 3) -> list[StageCount]:
+        """How the clips stand, stage by stage (extract: feature by feature); failed `attempts` times is exhausted."""
+        tired = sa.func.sum(sa.case(((states.c.state == "failed") & (states.c.attempts >= attempts), 1), else_=0))
+        what = (states.c.stage, states.c.feature, states.c.state, states.c.reason, states.c.failure)
+        query = sa.select(*what, sa.func.count().label("number"), tired.label("tired"))
+        query = query.where(states.c.dataset == dataset).group_by(*what)
+        with self._engine.connect() as connection:
+            found = connection.execute(query).mappings().all()
+            listed = {stage: connection.execute(_listed(dataset, stage)).scalar_one() for stage in Stage}
+        groups: dict[tuple[Stage, str], list[Any]] = {(stage, ""): [] for stage in (Stage.ACQUIRE, Stage.CURATE)}
+        for columns in found:
+            groups.setdefault((Stage(columns["stage"]), columns["feature"]), []).append(columns)
+        order = sorted(groups, key=lambda group: (list(Stage).index(group[0]), group[1]))
+        return [_count(stage, feature, listed[stage], groups[stage, feature]) for stage, feature in order]
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """One write transaction; SQLite's write lock is taken at its start: a reader cannot always become a writer."""
+        with self._engine.connect() as connection:
+            connection = connection.execution_options(writes=True)
+            with connection.begin():
+                yield connection
+
+    def _bring_up_to_date(self) -> None:
+        with self._engine.connect() as connection:
+            found = revision_of(connection)
+        if found == REVISIONS[-1]:
+            return
+        with self._writing() as connection:
+            if self._engine.dialect.name == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
+            found = revision_of(connection)  # another process may have been faster
+            if found is not None and found not in REVISIONS:
+                raise LedgerError(
+                    f"{self} has revision {found}, written by a newer release; this one knows up to {REVISIONS[-1]}: "
+                    "use the newer release, or another ledger"
+                )
+            upgrade(connection)
+
+    def _upsert(self, table: sa.Table, keep: Sequence[str] = ()) -> Any:
+        """Insert that overwrites a row of the same primary key, except for the columns in `keep`."""
+        insert = (postgresql_insert if self._engine.dialect.name == "postgresql" else sqlite_insert)(table)
+        columns = [column.name for column in table.columns if not column.primary_key and column.name not in keep]
+        changed = {name: insert.excluded[name] for name in columns}
+        return insert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=changed)
+
+    def _without_secrets(self, error: Exception) -> str:
+        text = str(getattr(error, "orig", None) or error)
+        asked = (
+            value for values in self._url.query.values() for value in ([values] if isinstance(values, str) else values)
+        )
+        secrets = [str(self._url.password or ""), *asked]
+        for secret in secrets:
+            text = text.replace(secret, "***") if secret else text
+        return text
+
+
+def _parse(url: str) -> sa.URL:
+    """The URL with its driver; never quoted in an error, for it may hold a password."""
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):  # the latter quotes what it took for the port
+        parsed = None
+    if parsed is not None and "@" in (parsed.host or ""):
+        raise LedgerError("the ledger's URL has an @ too many: write one in the password as %40")
+    kind = "" if parsed is None else parsed.get_backend_name()
+    if parsed is not None and kind in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed is not None and kind == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return parsed.set(drivername="sqlite+pysqlite")
+    raise LedgerError(
+        f"the ledger's URL is of no use (kind: {kind or 'unknown'}): expected sqlite:///FOLDER/ledger.db or "
+        "postgresql://USER:PASSWORD@HOST/DATABASE"
+    ) from None
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    """An engine whose errors show no stored values: locations may carry tokens."""
+    if url.get_backend_name() == "postgresql":
+        return sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
+    Path(str(url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_S})
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # the driver's own idea of when to BEGIN is off; `_begin_sqlite` does it
+    for pragma in (f"busy_timeout={BUSY_S * 1000}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _chunks(items: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
+    """Chunks of at most CHUNK items with the number of items before each."""
+    iterator, offset = iter(items), 0
+    while chunk := list(islice(iterator, CHUNK)):
+        yield offset, chunk
+        offset += len(chunk)
+
+
+def _refuse_strangers(lease: Lease, rows: Sequence[Row], seen: set[tuple[str, str]]) -> None:
+    for row in rows:
+        if row.stage != lease.stage:
+            raise ValueError(f"{row.clip_id}: a row of {row.stage} under a lease on {lease.stage}")
+        if (row.clip_id, row.feature) in seen:
+            raise ValueError(f"{row.clip_id}: two rows for feature {row.feature!r} of one clip in one record")
+        seen.add((row.clip_id, row.feature))
+
+
+def _listed(dataset: str, stage: Stage) -> sa.Select[tuple[int]]:
+    """Number of clips a stage is about: as listed in acquire, not cut any further later."""
+    query = sa.select(sa.func.count()).select_from(clips).where(clips.c.dataset == dataset)
+    if stage == Stage.ACQUIRE:
+        return query.where(clips.c.parent_id.is_(None))
+    parents = sa.select(clips.c.parent_id).where(clips.c.dataset == dataset, clips.c.parent_id.is_not(None))
+    return query.where(clips.c.clip_id.not_in(parents))
+
+
+def _count(stage: Stage, feature: str, listed: int, found: Sequence[Any]) -> StageCount:
+    def by(column: str) -> dict[str, int]:
+        return {str(item[column]): item["number"] for item in found if item[column] is not None}
+
+    return StageCount(
+        stage=stage,
+        feature=feature,
+        listed=listed,
+        done=sum(item["number"] for item in found if item["state"] == "done"),
+        impossible=by("reason"),
+        failed=by("failure"),
+        exhausted=sum(int(item["tired"]) for item in found),
+    )

@@ -1,0 +1,80 @@
+"""What a run would compute and why, decided from keys alone.
+
+A key says all that a result was made from. An impossibility is a fact about its key too: a new download, detector or
+setting changes the key and the fact is looked at anew; with the same key it stands until someone asks for a rerun.
+"""
+
+from collections.abc import Mapping
+
+from dualforce_model.config import Frozen
+from tasks.ledger_tables import Row
+
+_WHY = {
+    "new": "never tried",
+    "changed": "made from something else than now",
+    "retryable": "failed, attempts left; or a rerun asks",
+    "done": "there already",
+    "impossible": "can never pass as it is",
+    "exhausted": "failed too often; `rerun` tries again",
+}
+_TODO = ("new", "changed", "retryable")
+_EXAMPLES = 3
+
+
+class Plan(Frozen):
+    """Every wanted id in exactly one group, each group in the order of the request."""
+
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    retryable: tuple[str, ...] = ()
+    done: tuple[str, ...] = ()
+    impossible: tuple[str, ...] = ()
+    exhausted: tuple[str, ...] = ()
+
+    @property
+    def todo(self) -> tuple[str, ...]:
+        """What a run would compute: new, changed, then retryable."""
+        return self.new + self.changed + self.retryable
+
+    def markdown(self) -> str:
+        """Table of the groups: how many, why, and the first few ids."""
+        lines = ["| group | number | runs | why | first |", "| --- | ---: | --- | --- | --- |"]
+        for group, why in _WHY.items():
+            ids = getattr(self, group)
+            runs = "yes" if group in _TODO else "no"
+            lines.append(f"| {group} | {len(ids)} | {runs} | {why} | {', '.join(ids[:_EXAMPLES])} |")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        if not self.todo:
+            return ", ".join(["nothing to do", *self._numbers()])
+        return ", ".join(self._numbers())
+
+    def _numbers(self) -> list[str]:
+        return [f"{len(getattr(self, group))} {group}" for group in _WHY if getattr(self, group)]
+
+
+def plan(wanted: Mapping[str, str], rows: Mapping[str, Row], *, attempts: int = 3, rerun: bool = False) -> Plan:
+    """Sort wanted ids (id -> key) by what the ledger knows of them (id -> row); rows nobody wants are left alone.
+
+    After `attempts` charged failures with the same key an id is exhausted. With `rerun`, exhausted and impossible
+    ids count as retryable.
+    """
+    groups: dict[str, list[str]] = {group: [] for group in _WHY}
+    for name, key in wanted.items():
+        groups[_group(key, rows.get(name), attempts, rerun)].append(name)
+    return Plan(**{group: tuple(ids) for group, ids in groups.items()})
+
+
+def _group(key: str, row: Row | None, attempts: int, rerun: bool) -> str:
+    if row is None:
+        return "new"
+    if row.key != key:
+        return "changed"
+    if row.state == "done":
+        return "done"
+    if rerun:
+        return "retryable"
+    if row.state == "impossible":
+        return "impossible"
+    return "retryable" if row.attempts < attempts else "exhausted"

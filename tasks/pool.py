@@ -1,0 +1,183 @@
+"""Clips through workers that are built once: Ray actors, or processes on this machine, under one contract.
+
+    with make_pool(PoolConfig(engine="local", workers=2)) as pool:
+        for attempt in pool.run(WorkerSpec(target="tasks.curation:Curator", kwargs={...}), jobs):
+            ...
+
+Every job comes back exactly once, in any order; `tasks.dispatch` has the rules. This is the only module that knows Ray.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dualforce_model.config import Frozen
+from tasks.dispatch import Dispatch, Engine, Limits, Seats, WorkerDied, WorkerUnusable
+from tasks.local_engine import LocalEngine
+from tasks.records import Attempt, FailureClass
+from tasks.scratch import scratch_folder
+from tasks.worker import Job, Performer, WorkerSpec
+
+__all__ = ["Job", "Pool", "PoolConfig", "WorkerSpec", "WorkerUnusable", "make_pool"]
+
+# Read by Ray's own processes: no usage reports, no token written to the home folder, GPUs visible to every actor.
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class PoolConfig(Frozen):
+    """Which engine runs the workers, how many, and what a job may cost."""
+
+    engine: Literal["ray", "local"] = Field(
+        "local", description="local: processes here; ray: actors, here or on a cluster"
+    )
+    workers: int = Field(2, ge=1, le=4096, description="workers, each doing one job at a time")
+    deadline_s: float = Field(600.0, gt=0.0, le=86400.0, description="a job that takes longer is killed")
+    load_deadline_s: float = Field(900.0, gt=0.0, le=86400.0, description="a worker that loads longer ends the run")
+    max_in_flight_bytes: int = Field(
+        4 * 2**30, ge=1, description="memory of all jobs being done; a larger job goes alone"
+    )
+    address: str | None = Field(
+        None, max_length=255, description="Ray cluster to join; none: Ray is started here, and ended"
+    )
+    object_store_mb: int = Field(
+        80, ge=80, le=1_000_000, description="Ray's shared memory when it is started here, MiB"
+    )
+    gpus_per_worker: float = Field(0.0, ge=0.0, le=8.0, description="Ray's GPU share of a worker; 0: it sees every GPU")
+
+
+class Pool:
+    """Workers of one flow run. They stay warm between runs of the same spec; another spec takes their place."""
+
+    def __init__(self, config: PoolConfig, engine: Engine) -> None:
+        limits = Limits(config.workers, config.deadline_s, config.load_deadline_s, config.max_in_flight_bytes)
+        self._seats = Seats(engine, limits)
+        self._running = False
+
+    def warm(self, spec: WorkerSpec) -> None:
+        """Start the workers and return at once; they load while the caller does something else."""
+        self._seats.warm(spec)
+
+    def run(self, spec: WorkerSpec, jobs: Iterable[Job]) -> Iterator[Attempt]:
+        """Attempts at all jobs, each exactly once, in any order. Jobs are taken from the iterable as workers fall free.
+
+        Raises WorkerUnusable if the worker cannot be loaded. Leaving the loop early kills the workers.
+        """
+        if self._running:
+            raise RuntimeError("the pool is in the middle of a run; finish or close that one first")
+        self._running = True
+        done = False
+        try:
+            yield from Dispatch(self._seats, spec, jobs).attempts()
+            done = True
+        finally:
+            self._running = False
+            if not done:
+                self._seats.clear()
+
+    def close(self) -> None:
+        """Kill the workers."""
+        self._seats.clear()
+
+
+@contextmanager
+def make_pool(config: PoolConfig) -> Iterator[Pool]:
+    """A pool for the block. Ray takes seconds to start, and does so here; nothing of it is left after the block."""
+    with ExitStack() as stack:
+        engine: Engine = LocalEngine() if config.engine == "local" else stack.enter_context(_ray(config))
+        pool = Pool(config, engine)
+        stack.callback(pool.close)
+        yield pool
+
+
+class RayWorker:
+    """One actor, seen from the driver."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self.answer = actor.load.remote()
+
+    def submit(self, message: str) -> None:
+        """Hand over one job; a dead actor is noticed when its answer is asked for."""
+        self.answer = self._actor.perform.remote(message)
+
+    def receive(self) -> str:
+        """The actor's answer."""
+        import ray
+
+        try:
+            return str(ray.get(self.answer))
+        except ray.exceptions.OutOfMemoryError as error:  # Ray's memory monitor ended it
+            raise WorkerDied(str(error), FailureClass.OUT_OF_MEMORY) from error
+        except ray.exceptions.RayError as error:
+            raise WorkerDied(f"{type(error).__name__}: {error}") from error
+
+    def stack(self) -> str:
+        """Ray does not tell."""
+        return ""
+
+    def kill(self) -> None:
+        """End the actor's process."""
+        import ray
+
+        ray.kill(self._actor, no_restart=True)
+
+
+class RayEngine:
+    """Starts actors on the Ray that this process is connected to."""
+
+    def __init__(self, gpus_per_worker: float) -> None:
+        import ray
+
+        self._actors = ray.remote(Performer).options(
+            num_cpus=1, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0
+        )
+
+    def start(self, spec: WorkerSpec) -> RayWorker:
+        """Create an actor; it loads as soon as the cluster has room for it."""
+        return RayWorker(self._actors.remote(spec.model_dump_json(), [path for path in sys.path if path]))
+
+    def wait(self, workers: Sequence[RayWorker], timeout_s: float) -> list[RayWorker]:
+        """Those whose answer, or death, is known."""
+        import ray
+
+        by_answer = {worker.answer: worker for worker in workers}
+        ray.wait(list(by_answer), num_returns=1, timeout=timeout_s)
+        ready, _ = ray.wait(list(by_answer), num_returns=len(by_answer), timeout=0)  # all that are, not just the first
+        return [by_answer[answer] for answer in ready]
+
+
+@contextmanager
+def _ray(config: PoolConfig) -> Iterator[RayEngine]:
+    """Ray for the block: the one this process is connected to already, a cluster, or a private one on this machine."""
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray  # two seconds, and only this engine needs it
+
+    if ray.is_initialized():
+        yield RayEngine(config.gpus_per_worker)
+        return
+    with ExitStack() as stack:
+        if config.address is not None:
+            ray.init(address=config.address, log_to_driver=False, logging_level=logging.WARNING)
+        else:
+            folder = stack.enter_context(scratch_folder("ray"))
+            ray.init(
+                address="local",
+                num_cpus=config.workers,
+                object_store_memory=config.object_store_mb * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                _temp_dir=str(folder),
+            )
+        stack.callback(ray.shutdown)
+        yield RayEngine(config.gpus_per_worker)

@@ -1,0 +1,25 @@
+"""A worker whose outcome is written in the clip's id. Imported by pool processes, so it stands in a file of its own."""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.records import FailureClass, Impossible, Reason, Temporary
+
+
+class Scripted:
+    """`good...` passes, `gone...` is impossible, `bug...` raises, `net...` fails until its mark exists, `heal...` at once after one."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def __call__(self, payload: dict[str, Any]) -> dict[str, Any]:
+        name = payload["job_id"]
+        with open(self.folder / "calls", "a", encoding="utf-8") as log:
+            log.write(name + "\n")
+        if name.startswith("gone"):
+            raise Impossible(Reason.GONE, "404")
+        if name.startswith("bug"):
+            raise KeyError("no such thing")
+        if name.startswith("net") and not (self.folder / "healed").exists():
+            raise Temporary(FailureClass.NETWORK, "connection reset")
+        return {"seen": name}

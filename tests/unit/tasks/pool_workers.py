@@ -1,0 +1,93 @@
+"""Workers that misbehave on request; imported by name inside worker processes."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from dualforce_model.config import Frozen
+from tasks.records import FailureClass, Impossible, Reason, Temporary
+
+
+class Scripted:
+    """Does what the payload's `do` says. `once` steps misbehave the first time only, remembered in the folder."""
+
+    def __init__(self, folder: Path, at_load: str = "") -> None:
+        assert isinstance(folder, Path), "arguments are validated against the hints"
+        self.folder = folder
+        self.at_load = at_load
+
+    def load(self) -> None:
+        (self.folder / f"loaded-{os.getpid()}").touch()
+        for step in self.at_load.split():
+            self.act(step)
+
+    def __call__(self, payload: dict[str, Any]) -> dict[str, Any]:
+        for step in payload.get("do", "").split():
+            if step.startswith("once:"):
+                marker = self.folder / f"once-{payload['name']}"
+                if marker.exists():
+                    continue
+                marker.touch()
+                step = step.removeprefix("once:")
+            self.act(step)
+        alive = os.environ["OMP_NUM_THREADS"], signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        return {"name": payload["name"], "pid": os.getpid(), "threads": alive[0], "ignores_int": alive[1]}
+
+    def act(self, step: str) -> None:
+        verb, _, argument = step.partition("=")
+        if verb == "sleep":
+            time.sleep(float(argument))
+        elif verb == "say":
+            print(argument, flush=True)
+        elif verb == "spam":
+            sys.stdout.write("x" * int(argument))
+        elif verb == "exit":
+            os._exit(int(argument))
+        elif verb == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif verb == "child":
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+            (self.folder / "child").write_text(str(child.pid))
+        elif verb == "span":
+            started = time.monotonic()
+            time.sleep(float(argument))
+            (self.folder / f"span-{started}-{time.monotonic()}").touch()
+        elif verb == "raise":
+            raise ERRORS[argument]
+
+
+class Silent:
+    """No load, and an answer that is no dict."""
+
+    def __call__(self, payload):  # type: ignore[no-untyped-def]  # the hint is optional, that is the point
+        return payload.get("answer", 3)
+
+
+class Order(Frozen):
+    """A typed payload."""
+
+    number: int
+
+
+class Typed:
+    """Takes a model, as most workers do."""
+
+    def __call__(self, order: Order) -> dict[str, Any]:
+        return {"double": order.number * 2}
+
+
+ERRORS: dict[str, BaseException] = {
+    "impossible": Impossible(Reason.NO_FACE, "0 of 10 frames"),
+    "temporary": Temporary(FailureClass.THROTTLED, "come back later"),
+    "memory": MemoryError("no more"),
+    "cuda": type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
+    "disk": OSError(errno.ENOSPC, "No space left on device"),
+    "bug": ZeroDivisionError("of all things"),
+    "leave": SystemExit(3),
+    "surrogate": ValueError("bad name \udcff"),
+}

@@ -1,0 +1,87 @@
+"""The plan is a pure function of keys and rows."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.ledger import Row
+from tasks.planning import Plan, plan
+from tasks.records import FailureClass, Reason, Stage
+
+KEYS = st.sampled_from(["k1", "k2"])
+NAMES = st.sampled_from([f"c{number}" for number in range(8)])
+
+
+def row(name: str, state: str, key: str, attempts: int) -> Row:
+    return Row(
+        clip_id=name,
+        stage=Stage.CURATE,
+        state=state,  # type: ignore[arg-type]  # one of the three
+        key=key,
+        attempts=attempts,
+        reason=Reason.NO_FACE if state == "impossible" else None,
+        failure=FailureClass.CRASH if state == "failed" else None,
+    )
+
+
+WANTED = st.dictionaries(NAMES, KEYS)
+ROWS = st.dictionaries(
+    NAMES, st.tuples(st.sampled_from(["done", "impossible", "failed"]), KEYS, st.integers(0, 5))
+).map(lambda known: {name: row(name, *said) for name, said in known.items()})
+
+
+def group_of(planned: Plan, name: str) -> str:
+    groups = [group for group in Plan.model_fields if name in getattr(planned, group)]
+    assert len(groups) == 1, f"{name} is in {groups}"
+    return groups[0]
+
+
+@given(WANTED, ROWS, st.integers(1, 4), st.booleans())
+def test_every_wanted_id_is_in_exactly_one_group(
+    wanted: dict[str, str], rows: dict[str, Row], attempts: int, rerun: bool
+) -> None:
+    planned = plan(wanted, rows, attempts=attempts, rerun=rerun)
+    everything = [name for group in Plan.model_fields for name in getattr(planned, group)]
+    assert sorted(everything) == sorted(wanted)
+    assert set(planned.todo) == set(planned.new + planned.changed + planned.retryable)
+    order = list(wanted)
+    for group in Plan.model_fields:
+        assert list(getattr(planned, group)) == sorted(getattr(planned, group), key=order.index)
+
+
+@given(WANTED, ROWS, st.integers(1, 4), st.booleans())
+def test_each_group_means_what_it_says(
+    wanted: dict[str, str], rows: dict[str, Row], attempts: int, rerun: bool
+) -> None:
+    planned = plan(wanted, rows, attempts=attempts, rerun=rerun)
+    for name, key in wanted.items():
+        known, group = rows.get(name), group_of(planned, name)
+        if known is None:
+            assert group == "new"
+        elif known.key != key:
+            assert group == "changed"
+        elif known.state == "done":
+            assert group == "done"
+        elif rerun:
+            assert group == "retryable"
+        elif known.state == "impossible":
+            assert group == "impossible"
+        else:
+            assert group == ("retryable" if known.attempts < attempts else "exhausted")
+
+
+@given(WANTED)
+def test_when_all_is_done_there_is_nothing_to_do(wanted: dict[str, str]) -> None:
+    rows = {name: row(name, "done", key, 0) for name, key in wanted.items()}
+    for rerun in (False, True):
+        planned = plan(wanted, rows, rerun=rerun)
+        assert planned.todo == ()
+        assert str(planned) == f"nothing to do, {len(wanted)} done" if wanted else "nothing to do"
+
+
+def test_the_table_says_what_runs_and_why() -> None:
+    planned = plan(
+        {"a": "k1", "b": "k2", "c": "k1"}, {"b": row("b", "done", "k1", 0), "c": row("c", "failed", "k1", 3)}
+    )
+    assert str(planned) == "1 new, 1 changed, 1 exhausted"
+    assert "| changed | 1 | yes | made from something else than now | b |" in planned.markdown()
+    assert "| exhausted | 1 | no | failed too often; `rerun` tries again | c |" in planned.markdown()
