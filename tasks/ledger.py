@@ -162,6 +162,19 @@ class Ledger:
             ) from None
         faults.point("ledger.after_commit")
 
+    def forget(self, lease: Lease, clip_ids: Iterable[str]) -> None:
+        """Drop training clips that are no longer cut: what later stages know of them, and the pieces themselves.
+
+        Listed clips and their downloads stay. Features stay in the store as long as a snapshot names them.
+        """
+        with self._writing() as connection:
+            leases.check(connection, lease)
+            for _, chunk in _chunks(clip_ids):
+                here = (states.c.dataset == lease.dataset, states.c.clip_id.in_(chunk))
+                connection.execute(sa.delete(states).where(*here, states.c.stage != Stage.ACQUIRE.value))
+                pieces = (clips.c.dataset == lease.dataset, clips.c.clip_id.in_(chunk), clips.c.parent_id.is_not(None))
+                connection.execute(sa.delete(clips).where(*pieces))
+
     @contextmanager
     def lease(self, dataset: str, stage: Stage, run_id: str, wait_s: float = 0.0) -> Iterator[Lease]:
         """Hold the right to write a stage. Raises LeaseHeld, naming the holder, after waiting `wait_s` for it."""

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from dualforce_model.errors import BusyError
+
 
 class Supervised:
     """A command under `tasks.supervisor`: its tree ends when this object is closed or this process dies.
@@ -79,11 +81,13 @@ class Supervised:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
-class FolderBusy(RuntimeError):
+class FolderBusy(BusyError):
     """Another living process works in the folder; the message names it."""
 
 
@@ -99,7 +103,12 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(handle, 4096, 0).decode("utf-8", "replace").strip() or "an unnamed process"
             raise FolderBusy(f"{folder} is in use by {holder}; wait for it to end or choose another folder") from None
-        note = {"what": what, "host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        note = {
+            "what": what,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(note).encode(), 0)
         yield

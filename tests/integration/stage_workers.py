@@ -7,7 +7,7 @@ from tasks.records import FailureClass, Impossible, Reason, Temporary
 
 
 class Scripted:
-    """`good...` passes, `gone...` is impossible, `bug...` raises, `net...` fails until its mark exists, `heal...` at once after one."""
+    """`good...` passes, `gone...` is impossible, `bug...` raises, `net...` fails until `healed` exists."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)

@@ -15,7 +15,10 @@ from tasks.process import FolderBusy, Supervised, folder_lock, free_port, port_i
 # A launcher whose rank starts a session of its own, ignores SIGTERM and notes its pid.
 STUBBORN = """
 import signal, subprocess, sys, time
-rank = "import os,signal,sys,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(60)"
+rank = (
+    "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+)
 subprocess.Popen([sys.executable, "-c", rank, sys.argv[1]], start_new_session=True).wait()
 """
 

@@ -1,0 +1,115 @@
+"""`dualforce snapshots`: versions of a data set in a store."""
+
+from pathlib import Path
+
+import click
+
+from flows.terminal import PROBLEMS, Finish, json_option, out_option, say
+
+store_option = click.option("--store", required=True, help="URL or folder of the store, e.g. runs/demo/store")
+
+
+@click.group()
+def snapshots() -> None:
+    """Immutable, tagged versions of a data set: build, list, show, diff, tag, verify, gc."""
+
+
+@snapshots.command()
+@out_option
+@click.option("--policy", help="policy YAML; default: the one of the run's folder")
+@click.option("--tag", help="tag to move to the new version")
+@json_option
+def build(out: Path, policy: str | None, tag: str | None, as_json: bool) -> None:
+    """Judge the stored scores by a policy and build a version; nothing is decoded or encoded."""
+    from dualforce_model.config import load_config
+    from flows.pipeline import PipelineRun, saved_config
+    from tasks.snapshotting import build_from_ledger
+
+    overrides = ([f"policy={policy}"] if policy else []) + ([f"snapshot.tag={tag}"] if tag else [])
+    run = load_config(PipelineRun, saved_config(out), overrides)
+    snapshot = build_from_ledger(run.place, run.policy, run.snapshot)
+    say(snapshot.model_dump(mode="json"), as_json, snapshot.text())
+
+
+@snapshots.command("list")
+@store_option
+@json_option
+def list_(store: str, as_json: bool) -> None:
+    """All versions, newest first, with their tags and counts."""
+    from tasks.snapshotting import listing
+
+    found = listing(store)
+    say(found.model_dump(mode="json"), as_json, found.text())
+
+
+@snapshots.command()
+@store_option
+@click.argument("name")
+@json_option
+def show(store: str, name: str, as_json: bool) -> None:
+    """One version, by tag or (a unique beginning of its) id."""
+    from tasks.snapshotting import shown
+
+    found = shown(store, name)
+    say(found.model_dump(mode="json"), as_json, found.text())
+
+
+@snapshots.command()
+@store_option
+@click.argument("old")
+@click.argument("new")
+@json_option
+def diff(store: str, old: str, new: str, as_json: bool) -> None:
+    """Clips added, removed and changed between two versions (tags or ids)."""
+    from tasks.snapshotting import difference
+
+    found = difference(store, old, new)
+    say(found.model_dump(mode="json"), as_json, found.text())
+
+
+@snapshots.command()
+@store_option
+@click.argument("name")
+@click.argument("tag")
+@json_option
+def tag(store: str, name: str, tag: str, as_json: bool) -> None:
+    """Point TAG at version NAME."""
+    from tasks.snapshotting import point_tag
+
+    found = point_tag(store, name, tag)
+    say({"tag": tag, "snapshot": found}, as_json, f"{tag} -> {found}")
+
+
+@snapshots.command()
+@store_option
+@click.argument("name")
+@json_option
+def verify(store: str, name: str, as_json: bool) -> None:
+    """Read every byte of a version and check it. Exit code 6 if something is wrong."""
+    from tasks.snapshotting import verified
+
+    found = verified(store, name)
+    say(found.model_dump(mode="json"), as_json, found.text())
+    if found.problems:
+        raise Finish(PROBLEMS)
+
+
+@snapshots.command()
+@store_option
+@click.option(
+    "--ledger", "ledgers", multiple=True, help="ledger whose features stay; default: ledger.db beside the store"
+)
+@click.option("--delete", is_flag=True, help="really delete; without it the command only says what it would do")
+@json_option
+def gc(store: str, ledgers: tuple[str, ...], delete: bool, as_json: bool) -> None:
+    """Remove shards that no version, no tag and no ledger names. What is younger than a day stays."""
+    from tasks.snapshotting import collect
+
+    beside = Path(store).parent / "ledger.db"
+    if not ledgers and not beside.is_file():
+        raise click.UsageError(f"no --ledger given and {beside} does not exist: features still in use cannot be known")
+    found = collect(store, ledgers or (f"sqlite:///{beside}",), delete=delete)
+    say(found.model_dump(mode="json"), as_json, found.text())
+
+
+COMMANDS = (snapshots,)

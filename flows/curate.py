@@ -1,0 +1,36 @@
+"""curate: downloaded videos become face crops with scores."""
+
+from prefect import flow
+from prefect.runtime import flow_run
+from tasks.curation import CurateConfig
+
+from dualforce_model.config import Frozen
+from tasks.artifacts import publish, stage_markdown
+from tasks.curating import CurateWork
+from tasks.place import Place
+from tasks.pool import PoolConfig
+from tasks.stages import NOTHING_AGAIN, Selection, StageConfig, StageSummary, run_stage
+
+
+class CurateRun(Frozen):
+    """A complete curate run."""
+
+    place: Place = Place()
+    pool: PoolConfig = PoolConfig()
+    stage: StageConfig = StageConfig()
+    curate: CurateConfig = CurateConfig()
+
+
+@flow(name="curate", flow_run_name="curate {config.place.dataset}")
+def curate(config: CurateRun, selection: Selection = NOTHING_AGAIN) -> StageSummary:
+    """Cut, crop and score every downloaded span; scores are stored, a policy judges them later."""
+    summary = run_stage(
+        lambda ledger: CurateWork(config.curate, config.place, ledger),
+        config.place,
+        config.pool,
+        config.stage,
+        selection,
+        run_id=str(flow_run.id),
+    )
+    publish("curate", stage_markdown(summary), "what curating came to, before any policy")
+    return summary

@@ -1,0 +1,59 @@
+"""extract: crops that the policy passes become features, and the features a snapshot."""
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field
+from tasks.extract import ExtractConfig
+
+from dualforce_model.config import Frozen
+from tasks.artifacts import publish, stage_markdown
+from tasks.extracting import ExtractWork
+from tasks.place import Place
+from tasks.policy import load_policy
+from tasks.pool import PoolConfig
+from tasks.snapshotting import SnapshotConfig, SnapshotView, build_from_ledger
+from tasks.stages import NOTHING_AGAIN, Selection, StageConfig, StageSummary, run_stage
+
+
+class ExtractRun(Frozen):
+    """A complete extract run."""
+
+    place: Place = Place()
+    pool: PoolConfig = PoolConfig()
+    stage: StageConfig = StageConfig()
+    policy: str = Field("configs/policy/default.yaml", description="which clips are worth encoding")
+    extract: ExtractConfig = ExtractConfig()
+    snapshot: SnapshotConfig = SnapshotConfig()
+
+
+class ExtractResult(Frozen):
+    """What was encoded, and the version it became."""
+
+    summary: StageSummary
+    snapshot: SnapshotView
+
+    @property
+    def failed_clips(self) -> int:
+        """Targets that failed in this run."""
+        return self.summary.failed_clips
+
+    def text(self) -> str:
+        """For people."""
+        return f"{self.summary.text()}\n{self.snapshot.text()}"
+
+
+@flow(name="extract", flow_run_name="extract {config.place.dataset}")
+def extract(config: ExtractRun, selection: Selection = NOTHING_AGAIN) -> ExtractResult:
+    """Encode what the keys say is missing or stale, then build a snapshot of all that passes."""
+    policy = load_policy(config.policy)
+    summary = run_stage(
+        lambda ledger: ExtractWork(config.extract, policy, config.place, ledger),
+        config.place,
+        config.pool,
+        config.stage,
+        selection,
+        run_id=str(flow_run.id),
+    )
+    snapshot = build_from_ledger(config.place, config.policy, config.snapshot)
+    publish("extract", f"{stage_markdown(summary)}\n\n```\n{snapshot.text()}\n```", "what encoding came to")
+    return ExtractResult(summary=summary, snapshot=snapshot)

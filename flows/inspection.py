@@ -1,0 +1,88 @@
+"""What `plan`, `status` and `failures` say about a pipeline's folder. Reads only."""
+
+import time
+
+from dualforce_model.config import Frozen
+from flows.pipeline import PipelineRun
+from tasks.accounting import Account, Fate, account, fates
+from tasks.ledger import Ledger
+from tasks.ledger_tables import Holding
+from tasks.planning import Plan
+from tasks.policy import load_policy
+from tasks.records import Stage
+from tasks.stages import plan_stage
+from tasks.tables import table
+
+
+class StatusReport(Frozen):
+    """Where everything stands."""
+
+    dataset: str
+    clips: Account
+    holders: tuple[Holding, ...]
+    snapshots: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+
+    def text(self) -> str:
+        """For people."""
+        rows = [("passed", self.clips.passed)]
+        rows += [(f"quarantined: {reason}", count) for reason, count in self.clips.quarantined.items()]
+        rows += [(f"failed: {failure}", count) for failure, count in self.clips.failed.items()]
+        rows += [("waiting", self.clips.waiting), ("listed", self.clips.listed)]
+        lines = [f"data set {self.dataset}", table(("clips", "count"), rows)]
+        for held in self.holders:
+            since = time.strftime("%H:%M:%S", time.localtime(held.since))
+            lines.append(f"{held.stage}: held by {held.holder} since {since}, run {held.run_id}")
+        lines += [f"snapshot   {line}" for line in self.snapshots] + [f"checkpoint {line}" for line in self.checkpoints]
+        return "\n".join(lines)
+
+
+class FailureReport(Frozen):
+    """Clips that did not pass."""
+
+    fates: tuple[Fate, ...]
+    tracebacks: dict[str, str]
+
+    def text(self, with_traceback: bool) -> str:
+        """For people."""
+        if not self.fates:
+            return "no clip failed and none is quarantined"
+        rows = [
+            (f.clip_id, f.outcome, f.stage, f.reason, f"{f.measured[:60]} {f.threshold}".strip()) for f in self.fates
+        ]
+        text = table(("clip", "outcome", "stage", "why", "measured"), rows)
+        if with_traceback:
+            text += "".join(f"\n\n{clip_id}\n{trace.rstrip()}" for clip_id, trace in self.tracebacks.items())
+        return text
+
+
+def plan_pipeline(run: PipelineRun) -> dict[str, Plan]:
+    """The plan of each stage, from what the ledger knows now."""
+    with Ledger(run.place.ledger_url) as ledger:
+        return {work.stage.value: plan_stage(work, ledger, run.stage)[0] for work in run.works(ledger)}
+
+
+def pipeline_status(run: PipelineRun) -> StatusReport:
+    """Clips, holders, snapshots, checkpoints."""
+    from tasks.snapshotting import listing
+
+    with Ledger(run.place.ledger_url) as ledger:
+        clips = account(fates(ledger, run.place.dataset, load_policy(run.policy)))
+        holders = tuple(ledger.holders(run.place.dataset))
+    checkpoints = sorted(str(path.parent) for path in run.place.folder.glob("training/*/checkpoints/*/state.json"))
+    return StatusReport(
+        dataset=run.place.dataset,
+        clips=clips,
+        holders=holders,
+        snapshots=tuple(listing(run.place.store_url).lines()),
+        checkpoints=tuple(checkpoints),
+    )
+
+
+def failed_clips(run: PipelineRun, *, quarantined: bool) -> FailureReport:
+    """Clips that failed, and on request those quarantined."""
+    wanted = {"failed", "quarantined"} if quarantined else {"failed"}
+    with Ledger(run.place.ledger_url) as ledger:
+        chosen = tuple(f for f in fates(ledger, run.place.dataset, load_policy(run.policy)) if f.outcome in wanted)
+        rows = [row for stage in Stage for row in ledger.rows(run.place.dataset, stage=stage, state="failed")]
+    return FailureReport(fates=chosen, tracebacks={row.clip_id: row.detail for row in rows})

@@ -1,0 +1,173 @@
+"""pipeline: all of it, from a list to a report, with a gate before the expensive part."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from prefect import flow
+from pydantic import Field
+
+from dualforce_model.config import ConfigError, Frozen
+from dualforce_model.storage import write_text
+from dualforce_model.train_config import TrainSettings
+from flows.acquire import AcquireRun, acquire
+from flows.curate import CurateRun, curate
+from flows.extract import ExtractRun, extract
+from flows.train import TrainResult, TrainRun, train
+from tasks.accounting import Account, account, fates
+from tasks.acquiring import AcquireConfig, AcquireWork
+from tasks.artifacts import account_markdown, gallery_markdown, publish
+from tasks.curating import CurateWork
+from tasks.curation import CurateConfig
+from tasks.extract import ExtractConfig
+from tasks.extracting import ExtractWork
+from tasks.ledger import Ledger
+from tasks.place import Place
+from tasks.policy import load_policy
+from tasks.pool import PoolConfig
+from tasks.shared_pool import shared_pool
+from tasks.snapshotting import SnapshotConfig, SnapshotView
+from tasks.stages import StageConfig, StageSummary
+from tasks.training import LaunchConfig
+from tasks.work import Work
+
+SAVED = "pipeline.yaml"
+
+
+class Gate(Frozen):
+    """What must hold before training starts."""
+
+    min_clips: int = Field(1, ge=1, description="clips that passed")
+
+
+class GateClosed(ConfigError):
+    """The data are not fit for training; nothing was trained."""
+
+
+class PipelineRun(Frozen):
+    """A complete pipeline run: the parts are those of the single flows."""
+
+    place: Place = Place()
+    pool: PoolConfig = PoolConfig()
+    stage: StageConfig = StageConfig()
+    acquire: AcquireConfig
+    curate: CurateConfig = CurateConfig()
+    policy: str = Field("configs/policy/default.yaml", description="which clips are used, and how often")
+    extract: ExtractConfig = ExtractConfig()
+    snapshot: SnapshotConfig = SnapshotConfig()
+    gate: Gate = Gate()
+    train: TrainSettings = TrainSettings()
+    launch: LaunchConfig = LaunchConfig()
+
+    def runs(self) -> dict[str, Frozen]:
+        """The configuration of each flow of the chain."""
+        shared = {"place": self.place, "pool": self.pool, "stage": self.stage}
+        return {
+            "acquire": AcquireRun(**shared, acquire=self.acquire),
+            "curate": CurateRun(**shared, curate=self.curate),
+            "extract": ExtractRun(**shared, policy=self.policy, extract=self.extract, snapshot=self.snapshot),
+            "train": TrainRun(place=self.place, snapshot=self.snapshot.tag, train=self.train, launch=self.launch),
+        }
+
+    def works(self, ledger: Ledger) -> Iterator[Work]:
+        """The stages' work, as the ledger stands now; each is made when it is asked for."""
+        yield AcquireWork(self.acquire, self.place, ledger)
+        yield CurateWork(self.curate, self.place, ledger)
+        yield ExtractWork(self.extract, load_policy(self.policy), self.place, ledger)
+
+
+class PipelineResult(Frozen):
+    """What the chain came to."""
+
+    clips: Account
+    summaries: tuple[StageSummary, ...]
+    snapshot: SnapshotView
+    training: TrainResult
+    seconds: dict[str, float]
+
+    @property
+    def computed(self) -> bool:
+        """Whether anything was done; otherwise all of it was there."""
+        return any(summary.planned for summary in self.summaries) or self.snapshot.written or self.training.trained
+
+    @property
+    def failed_clips(self) -> int:
+        """Clips that ended as failed."""
+        return sum(self.clips.failed.values())
+
+    def text(self) -> str:
+        """For people."""
+        return "\n".join([*[summary.text() for summary in self.summaries], self.snapshot.line(), self.training.text()])
+
+
+def saved_config(out: Path) -> Path:
+    """The resolved configuration that a run's folder keeps."""
+    path = out / SAVED
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; {out} is not the folder of a run (give --out, or --config)")
+    return path
+
+
+def save_config(run: PipelineRun) -> None:
+    """Keep the resolved configuration in the run's folder, for status, plan, rerun and the UI."""
+    write_text(run.place.folder / SAVED, yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
+
+
+@flow(name="pipeline", flow_run_name="pipeline {config.place.dataset}")
+def pipeline(config: PipelineRun) -> PipelineResult:
+    """acquire -> curate -> extract -> gate -> train. Each part does only what is missing."""
+    save_config(config)
+    clock = Stopwatch()
+    runs = config.runs()
+    with shared_pool(config.pool):  # closed before training, which wants the machine for itself
+        acquired = acquire(runs["acquire"])
+        clock.lap("acquire")
+        curated = curate(runs["curate"])
+        clock.lap("curate")
+        extracted = extract(runs["extract"])
+    clock.lap("extract")
+    clips = publish_account(config)
+    check_gate(config.gate, clips)
+    training = train(runs["train"])
+    clock.lap("train")
+    return PipelineResult(
+        clips=clips,
+        summaries=(acquired, curated, extracted.summary),
+        snapshot=extracted.snapshot,
+        training=training,
+        seconds=clock.laps,
+    )
+
+
+def publish_account(config: PipelineRun) -> Account:
+    """Where every clip stands, also as a table and a gallery in the UI."""
+    with Ledger(config.place.ledger_url) as ledger:
+        standing = fates(ledger, config.place.dataset, load_policy(config.policy))
+    counts = account(standing)
+    publish("clips", account_markdown(counts), "where every listed clip stands")
+    publish("gallery", gallery_markdown(standing, config.place.media_root), "clips and what became of them")
+    return counts
+
+
+def check_gate(gate: Gate, clips: Account) -> None:
+    """Stop before training on too little. Raises GateClosed with the counts."""
+    if clips.passed < gate.min_clips:
+        raise GateClosed(
+            f"{clips.passed} of {clips.listed} clips passed, the gate asks for {gate.min_clips}: "
+            f"quarantined {clips.quarantined}, failed {clips.failed}"
+        )
+
+
+class Stopwatch:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self.last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """Time since the last lap goes to `name`."""
+        now = time.monotonic()
+        self.laps[name] = round(now - self.last, 1)
+        self.last = now

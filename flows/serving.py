@@ -1,0 +1,49 @@
+"""`dualforce up`: the UI over a run's folder, with its flows deployed so that the UI can start and rerun them."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flows.server import PrefectServer
+from tasks.process import Supervised
+
+
+def serve_until_stopped(out: Path, port: int, tell: Callable[[str], None]) -> None:
+    """Start server and deployments, wait for Ctrl-C, stop both."""
+    from flows.pipeline import saved_config
+
+    config = saved_config(out)
+    server = PrefectServer(out / "prefect", port)
+    try:
+        tell("starting the Prefect server")
+        server.ready()
+        command = [sys.executable, "-m", "flows.serving", str(config.resolve())]
+        log = out / "prefect" / "deployments.log"
+        with Supervised(command, environment=server.environment, log=log) as deployments:
+            tell(f"the UI is at {server.url}; deployments are served (log: {log}); Ctrl-C ends both")
+            while server.process.alive() and deployments.alive():
+                time.sleep(0.5)
+            tell(f"the server or the deployments ended by themselves; see {server.log} and {log}")
+    finally:
+        server.close()
+
+
+def serve(config: Path) -> None:
+    """Deploy the flows of a pipeline's configuration and run what the UI asks for."""
+    from prefect import serve as serve_deployments
+
+    from dualforce_model.config import load_config
+    from flows.pipeline import PipelineRun
+    from flows.registry import load_flow
+
+    pipeline = load_config(PipelineRun, config)
+    deployments = [
+        load_flow(name).to_deployment(name=pipeline.place.dataset, parameters={"config": run.model_dump(mode="json")})  # type: ignore[attr-defined]  # a flow
+        for name, run in pipeline.runs().items()
+    ]
+    serve_deployments(*deployments, limit=1)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))

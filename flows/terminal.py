@@ -1,0 +1,69 @@
+"""What every command shares: exit codes, common options, how answers are printed, where Prefect's server is."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+USAGE, CLIPS_FAILED, BUSY, BROKEN, PROBLEMS, NOT_BUILT, INTERRUPTED = 2, 3, 4, 5, 6, 69, 130
+
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="the run's folder"
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="print one JSON document instead of text")
+
+
+class Finish(Exception):
+    """Ends a command with an exit code and, unless empty, a line on standard error."""
+
+    def __init__(self, code: int, message: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def say(value: Any, as_json: bool, text: str) -> None:
+    """The answer of a command: JSON for scripts, text for people."""
+    click.echo(json.dumps(value, indent=2, sort_keys=True) if as_json else text)
+
+
+def not_built(what: str, until: str) -> NoReturn:
+    """Refuse, by name, what does not exist yet."""
+    raise Finish(NOT_BUILT, f"{what} is not built yet: {until}. Nothing was done.")
+
+
+@contextmanager
+def prefect_for(home: Path, port: int | None = None) -> Iterator[Callable[[], str]]:
+    """Point Prefect at the server in PREFECT_API_URL, or start a private one below `home` for the time of the block.
+
+    Prefect reads its settings when it is imported, so import flows inside the block. Gives a function that waits until
+    the server answers and returns the UI's address: what comes before that call overlaps the server's start.
+    """
+    given = os.environ.get("PREFECT_API_URL")
+    if given:
+        yield lambda: given.removesuffix("/api")
+        return
+    from flows.server import prefect_server
+
+    # The UI keeps every line; what goes wrong is said once, by the command itself.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    with prefect_server(home / "prefect", port) as server:
+
+        def ready() -> str:
+            server.ready()
+            return server.url
+
+        yield ready
+
+
+def home_in(path: Path, overrides: Sequence[str]) -> Path:
+    """The run's folder as a YAML file states it, before Prefect may be imported to validate the rest."""
+    from dualforce_model.config import read_settings
+
+    settings = read_settings(path, overrides)
+    place = settings.get("pipeline", settings).get("place", {})
+    return Path(str(place.get("home", "runs/default")))

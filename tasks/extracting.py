@@ -1,0 +1,108 @@
+"""Extract: crops that the policy passes become features, packed into shards of the store."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dualforce_model.schema import FeatureRef
+from dualforce_model.shards import pack_shard
+from dualforce_model.storage import Storage
+from tasks.accounting import crop_verdicts
+from tasks.extract import ExtractConfig, ExtractJob, load_part, wanted_features
+from tasks.ledger import Ledger, Row
+from tasks.place import Place
+from tasks.policy import Policy
+from tasks.pool import Job, WorkerSpec
+from tasks.records import Attempt, Quarantined, Stage
+from tasks.work import Target, Work
+
+SEAL_BYTES = 256 * 2**20
+SEAL_AFTER_S = 120.0
+FRAME_BYTES = 512 * 512 * 3  # of a decoded crop at full size, for the bound on memory
+
+
+class ExtractWork(Work):
+    """Targets are features of clips; a job makes all that one clip lacks from a single decode."""
+
+    stage = Stage.EXTRACT
+
+    def __init__(self, config: ExtractConfig, policy: Policy, place: Place, ledger: Ledger) -> None:
+        super().__init__(place, ledger)
+        self.config = config
+        self.store = Storage(place.store_url)
+        verdicts = crop_verdicts(ledger, place.dataset, policy)
+        self.crops = {
+            clip_id: row for clip_id, (row, verdict) in verdicts.items() if not isinstance(verdict, Quarantined)
+        }
+        self.waiting: dict[str, list[tuple[Target, dict[str, Any]]]] = {}  # modality -> parts no shard holds yet
+        self.waiting_bytes = 0
+        self.waiting_since: float | None = None
+
+    @property
+    def spec(self) -> WorkerSpec:
+        kwargs = {
+            "config": self.config.model_dump(mode="json"),
+            "media_root": str(self.place.media_root.resolve()),
+            "parts_root": str(self.place.parts_root.resolve()),
+        }
+        return WorkerSpec(target="tasks.extract:ExtractWorker", kwargs=kwargs)
+
+    def targets(self) -> list[Target]:
+        return [
+            Target(clip_id, key, modality)
+            for clip_id, row in self.crops.items()
+            for modality, (key, _) in wanted_features(self.config, str(row.value["digest"])).items()
+        ]
+
+    def jobs(self, targets: Sequence[Target]) -> Iterator[Job]:
+        by_clip: dict[str, list[Target]] = {}
+        for target in targets:
+            by_clip.setdefault(target.clip_id, []).append(target)
+        for clip_id, served in by_clip.items():
+            self.serving[clip_id] = tuple(served)
+            crop = self.crops[clip_id].value
+            payload = ExtractJob(
+                job_id=clip_id,
+                crop_path=str(crop["path"]),
+                crop_digest=str(crop["digest"]),
+                wanted={target.feature: target.key for target in served},
+            )
+            num_bytes = int(crop["num_frames"]) * FRAME_BYTES
+            yield Job(job_id=clip_id, payload=payload.model_dump(mode="json"), num_bytes=num_bytes)
+
+    def results(self, attempt: Attempt) -> list[tuple[Target, dict[str, Any]]]:
+        """Withhold the parts until a shard holds them; seal when enough bytes or time have gathered."""
+        assert attempt.value is not None
+        for target in self.serving[attempt.job_id]:
+            part = attempt.value[target.feature]
+            self.waiting.setdefault(target.feature, []).append((target, part))
+            self.waiting_bytes += (self.place.parts_root / part["part"]).stat().st_size
+        self.waiting_since = self.waiting_since or time.monotonic()
+        old = time.monotonic() - self.waiting_since > SEAL_AFTER_S
+        return self.flush() if old or self.waiting_bytes >= SEAL_BYTES else []
+
+    def flush(self) -> list[tuple[Target, dict[str, Any]]]:
+        """Pack what waits into one shard per modality and fingerprint; the ledger hears of a part only after that."""
+        sealed = [result for modality, parts in sorted(self.waiting.items()) for result in self._seal(modality, parts)]
+        self.waiting, self.waiting_bytes, self.waiting_since = {}, 0, None
+        return sealed
+
+    def _seal(self, modality: str, parts: list[tuple[Target, dict[str, Any]]]) -> list[tuple[Target, dict[str, Any]]]:
+        fingerprint = self._fingerprint(modality)
+        features = {target.clip_id: load_part(self.place.parts_root / part["part"]) for target, part in parts}
+        keys = {target.clip_id: target.key for target, _ in parts}
+        refs: dict[str, FeatureRef] = pack_shard(self.store, modality, fingerprint, features, keys)
+        return [
+            (target, {"ref": refs[target.clip_id].model_dump(mode="json"), "part": part["part"]})
+            for target, part in parts
+        ]
+
+    def _fingerprint(self, modality: str) -> str:
+        wanted = {str(name): fingerprint for name, (_, fingerprint) in wanted_features(self.config, "").items()}
+        return wanted[modality]
+
+    def recorded(self, rows: Sequence[Row]) -> None:
+        """A shard holds these parts and the ledger knows it: remove them."""
+        for row in rows:
+            if row.state == "done":
+                (self.place.parts_root / row.value["part"]).unlink(missing_ok=True)

@@ -1,0 +1,151 @@
+"""Pictures and sounds become videos: crops the reference as training clips are cropped, samples, writes MP4s.
+
+Resumable: each video's key says what it was made from, and a finished one is not made again.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from dualforce_model.config import Frozen, digest
+from dualforce_model.errors import InputError
+from dualforce_model.media import read_frames, read_image, read_sound, write_video
+from dualforce_model.pipeline import DualForcePipeline
+from dualforce_model.storage import file_digest, write_json
+from tasks.curation import CurateConfig, crop_picture
+
+MANIFEST = "generated.json"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$"
+
+
+class GenerateItem(Frozen):
+    """One video to make."""
+
+    name: str = Field(pattern=NAME, description="name of the video, without ending")
+    reference: str = Field(description="picture, or video whose first frame is meant")
+    sound: str = Field(description="speech that drives the lips: any file with sound")
+    cropped: bool = Field(False, description="the reference is a square face crop already")
+
+
+class GenerateConfig(Frozen):
+    """How videos are sampled."""
+
+    seed: int = Field(0, ge=0, lt=2**31, description="of the noise")
+    num_inference_steps: int | None = Field(
+        None, ge=1, le=1000, description="Euler steps a chunk; none: the checkpoint's"
+    )
+    crop: CurateConfig = Field(CurateConfig(), description="how the reference is cropped; as the training clips were")
+    batch: int = Field(8, ge=1, le=256, description="videos sampled together")
+
+
+class GeneratedItem(Frozen):
+    """A finished video."""
+
+    name: str = Field(pattern=NAME)
+    key: str = Field(description="what it was made from")
+    path: str = Field(description="relative to the folder")
+    num_frames: int = Field(ge=1)
+
+
+class Generated(Frozen):
+    """All videos of a folder."""
+
+    checkpoint: str
+    items: tuple[GeneratedItem, ...] = ()
+
+
+def generate(
+    checkpoint: Path,
+    items: Sequence[GenerateItem],
+    folder: Path,
+    config: GenerateConfig,
+    progress: Callable[[Sequence[str]], None] = lambda names: None,
+) -> tuple[Generated, int]:
+    """Make the videos that are missing and say how many; `progress` hears the names of finished ones."""
+    repeated = {item.name for item in items if sum(other.name == item.name for other in items) > 1}
+    if repeated:
+        raise InputError(f"two videos would be called {sorted(repeated)[0]!r}; names must differ")
+    identity = file_digest(checkpoint / "state.json")
+    keys = {item.name: item_key(item, identity, config) for item in items}
+    done = {
+        item.name: item
+        for item in read_generated(folder).items
+        if keys.get(item.name) == item.key and (folder / item.path).is_file()
+    }
+    progress(list(done))
+    missing = [item for item in items if item.name not in done]
+    pipeline = DualForcePipeline.from_pretrained(checkpoint) if missing else None
+    for start in range(0, len(missing), config.batch):
+        assert pipeline is not None
+        for made in _batch(pipeline, missing[start : start + config.batch], keys, folder, config):
+            done[made.name] = made
+        ordered = tuple(done[item.name] for item in items if item.name in done)
+        write_json(folder / MANIFEST, Generated(checkpoint=identity, items=ordered).model_dump(mode="json"))
+        progress([item.name for item in missing[start : start + config.batch]])
+    return Generated(checkpoint=identity, items=tuple(done[item.name] for item in items)), len(missing)
+
+
+def generate_one(checkpoint: Path, image: Path, audio: Path, output: Path, *, seed: int, cropped: bool) -> int:
+    """One video where the caller wants it; its number of frames."""
+    item = GenerateItem(name="one", reference=str(image), sound=str(audio), cropped=cropped)
+    pipeline = DualForcePipeline.from_pretrained(checkpoint)
+    frames, sound = _sample(pipeline, [item], GenerateConfig(seed=seed))[0]
+    write_video(output, frames, sound)
+    return len(frames)
+
+
+def item_key(item: GenerateItem, checkpoint: str, config: GenerateConfig) -> str:
+    """What a video is made from."""
+    settings = config.model_dump(mode="json", exclude={"batch"})
+    return digest(checkpoint, file_digest(Path(item.reference)), file_digest(Path(item.sound)), item.cropped, settings)
+
+
+def read_generated(folder: Path) -> Generated:
+    """What a folder holds already."""
+    path = folder / MANIFEST
+    return (
+        Generated.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else Generated(checkpoint="")
+    )
+
+
+def reference_picture(item: GenerateItem, crop: CurateConfig) -> np.ndarray:
+    """The reference as uint8 [H, W, 3], a square face crop."""
+    path = Path(item.reference)
+    is_video = path.suffix.lower() in {".mp4", ".mkv", ".mov", ".webm", ".avi"}
+    picture = next(iter(read_frames(path))) if is_video else read_image(path)
+    return picture if item.cropped else crop_picture(picture, crop, str(path))
+
+
+def _batch(
+    pipeline: DualForcePipeline,
+    items: Sequence[GenerateItem],
+    keys: dict[str, str],
+    folder: Path,
+    config: GenerateConfig,
+) -> list[GeneratedItem]:
+    """Sample some videos together and write each."""
+    made = []
+    for item, (frames, sound) in zip(items, _sample(pipeline, items, config), strict=True):
+        path = folder / f"{item.name}.mp4"
+        write_video(path, frames, sound)
+        made.append(GeneratedItem(name=item.name, key=keys[item.name], path=path.name, num_frames=len(frames)))
+    return made
+
+
+def _sample(
+    pipeline: DualForcePipeline, items: Sequence[GenerateItem], config: GenerateConfig
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Frames uint8 [T, H, W, 3] and sound float32 [n] of each item."""
+    sounds = [read_sound(Path(item.sound)) for item in items]
+    for item, sound in zip(items, sounds, strict=True):
+        if not len(sound):
+            raise InputError(f"{item.sound}: it has no sound to drive the lips with")
+    videos = pipeline(
+        image=[reference_picture(item, config.crop) for item in items],
+        audio=sounds,
+        seed=config.seed,
+        num_inference_steps=config.num_inference_steps,
+    )
+    return list(zip(videos, sounds, strict=True))

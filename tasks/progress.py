@@ -1,0 +1,99 @@
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere, a Prefect artifact inside a flow run."""
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
+from tqdm import tqdm
+
+ARTIFACT_EVERY_S = 2.0  # the server stores each update
+PROGRESS_LINE = re.compile(r"^\w+\s+(?P<share>\d{1,3})%\|")
+
+
+class Progress:
+    """Counts items of one piece of work, each once however often it is tried. Use as a context manager."""
+
+    def __init__(self, what: str, total: int, unit: str = "clip") -> None:
+        self.what = what
+        self.total = total
+        self.states: dict[str, str] = {}  # item -> how its latest attempt ended
+        interactive = sys.stderr.isatty()
+        self.bar: tqdm = tqdm(
+            total=total,
+            desc=f"{what:<9}",
+            unit=unit,
+            file=sys.stderr,
+            mininterval=0.2 if interactive else 5.0,
+            dynamic_ncols=interactive,
+            ncols=None if interactive else 100,
+        )
+        in_run = FlowRunContext.get() is not None
+        self.artifact = _progress_artifact(what, 0.0) if in_run else None
+        self.updated_at = time.monotonic()
+
+    def ended(self, items: Iterable[str], state: str) -> None:
+        """Some items ended in a state; the same item may end again, better, at another attempt."""
+        before = len(self.states)
+        self.states.update(dict.fromkeys(items, state))
+        counts = Counter(self.states.values())
+        self.bar.set_postfix_str(", ".join(f"{count} {name}" for name, count in counts.items()), refresh=False)
+        self.bar.update(len(self.states) - before)
+        if time.monotonic() - self.updated_at > ARTIFACT_EVERY_S:
+            self._publish()
+
+    def note(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        self.bar.write(f"{self.what}: {text}", file=sys.stderr)
+
+    def _publish(self) -> None:
+        self.updated_at = time.monotonic()
+        if self.artifact is not None:
+            share = min(100.0, 100.0 * self.bar.n / max(self.total, 1))
+            update_progress_artifact(artifact_id=self.artifact, progress=share)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._publish()
+        self.bar.close()
+
+
+class LineProgress:
+    """Passes on the lines of a child that counts for itself, as `training  40%|####    | 120/300 [...]`."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.artifact: UUID | None = None
+        self.updated_at = 0.0
+
+    def line(self, text: str) -> None:
+        """A line of the child; lines that are no progress go to its log only."""
+        found = PROGRESS_LINE.match(text)
+        if found is None:
+            return
+        end = "\r" if sys.stderr.isatty() and found["share"] != "100" else "\n"
+        sys.stderr.write(text + end)
+        sys.stderr.flush()
+        if FlowRunContext.get() is None or time.monotonic() - self.updated_at < ARTIFACT_EVERY_S:
+            return
+        self.updated_at = time.monotonic()
+        share = float(found["share"])
+        if self.artifact is None:
+            self.artifact = _progress_artifact(self.what, share)
+        else:
+            update_progress_artifact(artifact_id=self.artifact, progress=share)
+
+
+def _progress_artifact(what: str, share: float) -> UUID:
+    return create_progress_artifact(progress=share, key=f"{what}-progress", description=f"{what} progress")

@@ -1,0 +1,216 @@
+"""Snapshots as people and flows ask for them: built from the ledger, listed, shown, compared, verified, cleaned up."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from pydantic import Field
+
+from dualforce_model.config import Frozen
+from dualforce_model.schema import FeatureRef, Snapshot, load_snapshot
+from dualforce_model.storage import Storage
+from tasks.accounting import account, crop_verdicts, fates, scores_of
+from tasks.ledger import Ledger
+from tasks.ledger_tables import Row
+from tasks.place import Place
+from tasks.policy import load_policy
+from tasks.records import Quarantined, Stage
+from tasks.snapshot import SnapshotCandidate, SplitConfig, build_snapshot, diff_snapshots, list_snapshots, tag_snapshot
+from tasks.tables import table
+from tasks.upkeep import collect_garbage, verify_snapshot
+
+
+class SnapshotConfig(Frozen):
+    """How a run's snapshot is named and split."""
+
+    tag: str = Field("latest", max_length=80, description="tag that points to the run's newest version")
+    split: SplitConfig = SplitConfig()
+
+
+class SnapshotView(Frozen):
+    """One version."""
+
+    snapshot: Snapshot
+    tags: tuple[str, ...] = ()
+    written: bool = Field(False, description="whether this call wrote it; otherwise it was there already")
+
+    def line(self) -> str:
+        """One line."""
+        tags = f" ({', '.join(self.tags)})" if self.tags else ""
+        quarantined, failed = sum(self.snapshot.quarantined.values()), sum(self.snapshot.failed.values())
+        counts = f"{self.snapshot.num_rows} clips, {quarantined} quarantined, {failed} failed"
+        return f"{self.snapshot.id}{tags}  {self.snapshot.created_at}  {counts}"
+
+    def text(self) -> str:
+        """Everything a person asks of it."""
+        found = self.snapshot
+        rows = [("clips", found.num_rows), ("frames", found.num_frames)]
+        rows += [(f"split {name}", count) for name, count in found.splits.items()]
+        rows += [(f"quarantined: {reason}", count) for reason, count in found.quarantined.items()]
+        rows += [(f"failed: {failure}", count) for failure, count in found.failed.items()]
+        shapes = []
+        for modality, info in found.modalities.items():
+            tensors = ", ".join(f"{name} {list(shape)}" for name, shape in info.tensors.items())
+            shapes.append(f"{modality}: {tensors} by {info.fingerprint}")
+        head = [
+            self.line(),
+            f"data set {found.dataset}, policy {found.policy.get('name')}, content {found.content[:16]}",
+        ]
+        return "\n".join([*head, f"parent {found.parent or 'none'}", table(("what", "count"), rows), *shapes])
+
+
+class SnapshotList(Frozen):
+    """All versions of a store, newest first."""
+
+    snapshots: tuple[SnapshotView, ...]
+
+    def lines(self) -> Iterator[str]:
+        """One line each."""
+        return (view.line() for view in self.snapshots)
+
+    def text(self) -> str:
+        """For people."""
+        return "\n".join(self.lines()) or "this store holds no snapshot yet"
+
+
+class Difference(Frozen):
+    """What changed from one version to another."""
+
+    old: str
+    new: str
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: dict[str, tuple[str, ...]]
+    policy_changed: bool
+
+    def text(self) -> str:
+        """For people: one line a clip, after the sums."""
+        sums = f"{len(self.added)} added, {len(self.removed)} removed, {len(self.changed)} changed"
+        lines = [f"{self.old} -> {self.new}: {sums}" + (", another policy" if self.policy_changed else "")]
+        lines += [f"+ {clip_id}" for clip_id in self.added] + [f"- {clip_id}" for clip_id in self.removed]
+        return "\n".join(lines + [f"~ {clip_id}: {', '.join(what)}" for clip_id, what in self.changed.items()])
+
+
+class Verified(Frozen):
+    """What reading every byte found."""
+
+    snapshot: str
+    shards: int
+    num_bytes: int
+    problems: tuple[str, ...]
+
+    def text(self) -> str:
+        """For people."""
+        found = f"{self.snapshot}: {self.shards} shards, {self.num_bytes / 1e6:.1f} MB read"
+        return "\n".join(
+            [f"{found}, {'sound' if not self.problems else f'{len(self.problems)} problems'}", *self.problems]
+        )
+
+
+class Collected(Frozen):
+    """What nothing names any more."""
+
+    keys: tuple[str, ...]
+    num_bytes: int
+    deleted: bool
+
+    def text(self) -> str:
+        """For people."""
+        verb = "deleted" if self.deleted else "would delete (say --delete to do it)"
+        return "\n".join([f"{verb}: {len(self.keys)} files, {self.num_bytes / 1e6:.1f} MB", *self.keys])
+
+
+def build_from_ledger(place: Place, policy_path: str, config: SnapshotConfig) -> SnapshotView:
+    """Judge what the ledger knows by the policy and build a version; the same input finds the same version."""
+    policy = load_policy(policy_path)
+    with Ledger(place.ledger_url) as ledger:
+        standing = fates(ledger, place.dataset, policy)
+        judged = crop_verdicts(ledger, place.dataset, policy)
+        candidates = list(_candidates(ledger, place.dataset, ledger.rows(place.dataset)))
+    dropped = {clip_id for clip_id, (_, verdict) in judged.items() if isinstance(verdict, Quarantined)}
+    impossible = [f for f in standing if f.outcome == "quarantined" and f.clip_id not in dropped]
+    built = build_snapshot(
+        Storage(place.store_url),
+        candidates,
+        policy,
+        place.dataset,
+        tag=config.tag,
+        split=config.split,
+        quarantined=Counter(str(fate.reason) for fate in impossible),  # what the policy drops is counted by the build
+        failed=account(standing).failed,
+    )
+    return SnapshotView(snapshot=built.snapshot, tags=(config.tag,), written=built.written)
+
+
+def _candidates(ledger: Ledger, dataset: str, rows: list[Row]) -> Iterator[SnapshotCandidate]:
+    """Every clip with a crop, except those whose features failed: these are counted, not offered."""
+    features: dict[str, dict[str, FeatureRef]] = {}
+    broken: set[str] = set()
+    for row in rows:
+        if row.stage == Stage.EXTRACT and row.state == "done":
+            features.setdefault(row.clip_id, {})[row.feature] = FeatureRef.model_validate(row.value["ref"])
+        elif row.stage == Stage.EXTRACT:
+            broken.add(row.clip_id)
+    downloads = {row.clip_id: row for row in rows if row.stage == Stage.ACQUIRE and row.state == "done"}
+    clips = {clip.clip_id: clip for clip in ledger.clips(dataset)}
+    for row in rows:
+        if row.stage != Stage.CURATE or row.state != "done" or row.clip_id in broken:
+            continue
+        clip = clips[row.clip_id]
+        yield SnapshotCandidate(
+            clip=clip,
+            media_digest=str(downloads[clip.parent_id or clip.clip_id].value["digest"]),
+            num_frames=int(row.value["num_frames"]),
+            scores=scores_of(row),
+            features=features.get(row.clip_id, {}),
+        )
+
+
+def listing(store: str) -> SnapshotList:
+    """All versions of a store."""
+    entries = reversed(list_snapshots(Storage(store)))
+    return SnapshotList(snapshots=tuple(SnapshotView(snapshot=entry.snapshot, tags=entry.tags) for entry in entries))
+
+
+def shown(store: str, name: str) -> SnapshotView:
+    """One version with its tags."""
+    snapshot = load_snapshot(Storage(store), name)
+    tags = next(entry.tags for entry in list_snapshots(Storage(store)) if entry.snapshot.id == snapshot.id)
+    return SnapshotView(snapshot=snapshot, tags=tags)
+
+
+def difference(store: str, old: str, new: str) -> Difference:
+    """What changed from one version to another."""
+    found = diff_snapshots(Storage(store), old, new)
+    return Difference(
+        old=found.old.id,
+        new=found.new.id,
+        added=found.added,
+        removed=found.removed,
+        changed=found.changed,
+        policy_changed=found.policy_changed,
+    )
+
+
+def point_tag(store: str, name: str, tag: str) -> str:
+    """Point a tag to a version; its id."""
+    return tag_snapshot(Storage(store), name, tag).id
+
+
+def verified(store: str, name: str) -> Verified:
+    """Read every byte of a version."""
+    found = verify_snapshot(Storage(store), name)
+    return Verified(
+        snapshot=found.snapshot_id, shards=found.num_shards, num_bytes=found.num_bytes, problems=found.problems
+    )
+
+
+def collect(store: str, ledgers: Sequence[str], *, delete: bool) -> Collected:
+    """Remove what no version, no tag and none of these ledgers names."""
+    in_use: set[str] = set()
+    for url in ledgers:
+        with Ledger(url) as ledger:
+            for dataset in ledger.datasets():
+                rows = ledger.rows(dataset, stage=Stage.EXTRACT, state="done")
+                in_use |= {FeatureRef.model_validate(row.value["ref"]).shard for row in rows}
+    found = collect_garbage(Storage(store), in_use, dry_run=not delete)
+    return Collected(keys=found.keys, num_bytes=found.num_bytes, deleted=delete)

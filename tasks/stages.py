@@ -1,0 +1,290 @@
+"""Runs one stage of one data set: plan, batches through the pool, ledger rows as they come, retries by class.
+
+A Prefect task run is one batch. The ledger, not Prefect, is the record of what is done: the process may die anywhere.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import Field
+
+from dualforce_model.config import Frozen
+from tasks.ledger import Lease, Ledger, Row
+from tasks.place import Place
+from tasks.planning import Plan, plan
+from tasks.pool import Pool, PoolConfig
+from tasks.progress import Progress
+from tasks.records import Attempt, Done, Failed, FailureClass, Quarantined, Reason, Stage, StageResult
+from tasks.shared_pool import shared_pool
+from tasks.work import Target, Work
+
+# A bug fails again at once and a bot wall needs a person: neither is worth another attempt in the same run.
+RETRYABLE = frozenset(FailureClass) - {FailureClass.BUG, FailureClass.BOT_WALL}
+RECORD_EVERY_S = 1.0
+SHOWN_PROBLEMS = 20
+
+
+class StageConfig(Frozen):
+    """How a stage treats its clips, whatever the stage."""
+
+    attempts: int = Field(3, ge=1, le=20, description="attempts charged to a clip before it is exhausted")
+    batch_clips: int = Field(128, ge=1, le=256, description="clips handled by one Prefect task run")
+    backoff_s: float = Field(
+        2.0, ge=0.0, le=3600.0, description="wait before failed clips are tried again, doubled each time"
+    )
+    lease_wait_s: float = Field(
+        0.0, ge=0.0, le=86400.0, description="how long to wait for another run on the same stage; 0 refuses"
+    )
+
+
+class Selection(Frozen):
+    """What a run takes up beside what is new, changed or retryable anyway."""
+
+    again: tuple[str, ...] = Field((), max_length=1000, description="clips to take even if exhausted or impossible")
+    all_again: bool = Field(False, description="take every exhausted or impossible clip")
+
+    def covers(self, clip_id: str) -> bool:
+        """Whether a clip is forgiven what it was charged with."""
+        return self.all_again or clip_id in self.again
+
+
+NOTHING_AGAIN = Selection()
+
+
+class StageSummary(Frozen):
+    """What a stage run did, for tables, artifacts and reports."""
+
+    stage: Stage
+    planned: int = Field(ge=0, description="targets that had to be made")
+    kept: int = Field(ge=0, description="targets that were there already")
+    done: int = Field(ge=0)
+    impossible: dict[str, int] = {}
+    failed: dict[str, int] = {}
+    seconds: float = Field(ge=0.0)
+    num_problems: int = Field(0, ge=0, description="lines of the list that could not become clips")
+    problems: tuple[str, ...] = Field((), description="the first of them")
+
+    @property
+    def failed_clips(self) -> int:
+        """Targets that failed in this run."""
+        return sum(self.failed.values())
+
+    def text(self) -> str:
+        """One line for people."""
+        bad_lines = [f"  {problem}" for problem in self.problems]
+        if self.num_problems > len(self.problems):
+            bad_lines.append(f"  and {self.num_problems - len(self.problems)} more lines that could not be used")
+        if not self.planned:
+            return "\n".join([f"{self.stage}: nothing to do, {self.kept} there already", *bad_lines])
+        counts = [
+            f"{self.done} done",
+            *[f"{count} {name}" for name, count in {**self.impossible, **self.failed}.items()],
+        ]
+        done = f"{self.stage}: {', '.join(counts)}, {self.kept} there already, {self.seconds:.1f} s"
+        return "\n".join([done, *bad_lines])
+
+
+class StageRun:
+    """State of one stage run in this process."""
+
+    def __init__(
+        self, work: Work, ledger: Ledger, lease: Lease, pool: Pool, config: StageConfig, progress: Progress, run_id: str
+    ) -> None:
+        self.work, self.ledger, self.lease, self.pool = work, ledger, lease, pool
+        self.config, self.progress, self.run_id = config, progress, run_id
+        self.charged: dict[str, int] = {}  # target id -> attempts charged so far
+        self.pending: list[Row] = []
+        self.recorded_at = 0.0
+        self.outcomes: dict[str, Row] = {}  # target id -> last row of this run
+
+    def take(self, attempt: Attempt) -> None:
+        """Turn an attempt into rows and record them once a second."""
+        served = self.work.serving[attempt.job_id]
+        if attempt.value is not None:
+            rows = [self._done(target, value, attempt.seconds) for target, value in self.work.results(attempt)]
+        else:
+            rows = [self._not_done(target, attempt) for target in served]
+        self.pending += rows
+        state = "done" if attempt.value is not None else "impossible" if attempt.impossible else "failed"
+        self.progress.ended({target.clip_id for target in served}, state)
+        if time.monotonic() - self.recorded_at > RECORD_EVERY_S:
+            self.record()
+
+    def finish_batch(self) -> None:
+        """Seal what waits and record everything."""
+        self.pending += [self._done(target, value, 0.0) for target, value in self.work.flush()]
+        self.record()
+
+    def record(self) -> None:
+        """Commit the rows gathered so far in one transaction."""
+        if self.pending:
+            self.ledger.record(self.lease, self.pending)
+            self.work.recorded(self.pending)
+            self.outcomes.update({_target_id(row): row for row in self.pending})
+            self.pending = []
+        self.recorded_at = time.monotonic()
+
+    def _done(self, target: Target, value: dict[str, Any], seconds: float) -> Row:
+        value = {**value, "seconds": round(seconds, 4)}
+        return self._row(target, state="done", value=value, attempts=self.charged.get(target.id, 0))
+
+    def _not_done(self, target: Target, attempt: Attempt) -> Row:
+        if attempt.impossible is not None:
+            reason, measured = attempt.impossible
+            return self._row(target, state="impossible", reason=reason, detail=measured)
+        assert attempt.failure is not None
+        failure, traceback = attempt.failure
+        self.charged[target.id] = self.charged.get(target.id, 0) + 1
+        return self._row(target, state="failed", failure=failure, detail=traceback, attempts=self.charged[target.id])
+
+    def _row(self, target: Target, **said: Any) -> Row:
+        return Row(
+            clip_id=target.clip_id,
+            stage=self.work.stage,
+            feature=target.feature,
+            key=target.key,
+            run_id=self.run_id,
+            updated_at=time.time(),
+            **said,
+        )
+
+    def retryable(self, targets: Sequence[Target]) -> list[Target]:
+        """Targets that failed in a way that another attempt in this run may mend."""
+        again = []
+        for target in targets:
+            row = self.outcomes[target.id]
+            if row.state == "failed" and row.failure in RETRYABLE and row.attempts < self.config.attempts:
+                again.append(target)
+        return again
+
+
+def _target_id(row: Row) -> str:
+    return Target(row.clip_id, row.key, row.feature).id
+
+
+@task(name="batch", cache_policy=NO_CACHE, retries=0)
+def run_batch(run: StageRun, targets: Sequence[Target]) -> StageResult:
+    """One batch of a stage through the pool; every clip of it ends exactly once."""
+    for attempt in run.pool.run(run.work.spec, run.work.jobs(targets)):
+        run.take(attempt)
+    run.finish_batch()
+    return batch_result(run.work.stage, targets, run.outcomes)
+
+
+def batch_result(stage: Stage, targets: Sequence[Target], outcomes: dict[str, Row]) -> StageResult:
+    """What the batch did, clip by clip: a clip is done when all its targets are."""
+    rows: dict[str, list[Row]] = {}
+    for target in targets:
+        rows.setdefault(target.clip_id, []).append(outcomes[target.id])
+    done, quarantined, failed = [], [], []
+    for clip_id, of_clip in rows.items():
+        worst = max(of_clip, key=lambda row: ("done", "impossible", "failed").index(row.state))
+        if worst.state == "done":
+            done.append(Done(clip_id=clip_id, key=worst.key, value=worst.value))
+        elif worst.state == "impossible":
+            reason = Reason(str(worst.reason))
+            quarantined.append(Quarantined(clip_id=clip_id, stage=stage, reason=reason, measured=worst.detail))
+        else:
+            failure = FailureClass(str(worst.failure))
+            failed.append(
+                Failed(clip_id=clip_id, stage=stage, failure=failure, traceback=worst.detail, attempts=worst.attempts)
+            )
+    return StageResult(
+        stage=stage, inputs=tuple(rows), done=tuple(done), quarantined=tuple(quarantined), failed=tuple(failed)
+    )
+
+
+def plan_stage(
+    work: Work, ledger: Ledger, config: StageConfig, selection: Selection = NOTHING_AGAIN
+) -> tuple[Plan, list[Target]]:
+    """What a run would do and why, and the targets it would make."""
+    targets = {target.id: target for target in work.targets()}
+    rows = {_target_id(row): row for row in ledger.rows(work.place.dataset, stage=work.stage)}
+    forgiven = {name: target.key for name, target in targets.items() if selection.covers(target.clip_id)}
+    others = {name: target.key for name, target in targets.items() if name not in forgiven}
+    plain = plan(others, rows, attempts=config.attempts)
+    again = plan(forgiven, rows, attempts=config.attempts, rerun=True)
+    planned = Plan(**{group: getattr(plain, group) + getattr(again, group) for group in Plan.model_fields})
+    return planned, [targets[name] for name in planned.todo]
+
+
+def run_stage(
+    make_work: Callable[[Ledger], Work],
+    place: Place,
+    pool_config: PoolConfig,
+    config: StageConfig,
+    selection: Selection = NOTHING_AGAIN,
+    *,
+    run_id: str,
+) -> StageSummary:
+    """Make what is missing, changed or worth another attempt. A run with nothing to do starts no worker."""
+    started = time.monotonic()
+    with Ledger(place.ledger_url) as ledger, shared_pool(pool_config) as pool:
+        work = make_work(ledger)
+        with ledger.lease(place.dataset, work.stage, run_id, config.lease_wait_s) as lease:
+            work.enlist(lease)
+            planned, todo = plan_stage(work, ledger, config, selection)
+            outcomes: dict[str, Row] = {}
+            if todo:
+                with Progress(work.stage, len({target.clip_id for target in todo})) as progress:
+                    run = StageRun(work, ledger, lease, pool(), config, progress, run_id)
+                    run.charged = charges(ledger, work, selection)
+                    make(run, todo)
+                    outcomes = run.outcomes
+    seconds = time.monotonic() - started
+    return summarise(work, outcomes, kept=len(planned.done), planned=len(todo), seconds=seconds)
+
+
+def charges(ledger: Ledger, work: Work, selection: Selection) -> dict[str, int]:
+    """Attempts that earlier runs charged to targets whose key has not changed since; none where forgiven."""
+    wanted = {target.id: target.key for target in work.targets() if not selection.covers(target.clip_id)}
+    rows = ledger.rows(work.place.dataset, stage=work.stage, state="failed")
+    return {_target_id(row): row.attempts for row in rows if wanted.get(_target_id(row)) == row.key}
+
+
+def make(run: StageRun, todo: list[Target]) -> None:
+    """All batches, then the failed ones again until they are exhausted."""
+    wait = run.config.backoff_s
+    while todo:
+        batches = list(in_batches(todo, run.config.batch_clips))
+        for number, batch in enumerate(batches, start=1):
+            clips = len({target.clip_id for target in batch})
+            name = f"{run.work.stage} {number} of {len(batches)}: {clips} clips"
+            run_batch.with_options(task_run_name=name.replace("{", "").replace("}", ""))(run, batch)
+        todo = run.retryable(todo)
+        if todo:
+            run.progress.note(f"{len(todo)} failed; trying again in {wait:.0f} s")
+            time.sleep(wait)
+            wait *= 2
+
+
+def in_batches(targets: Sequence[Target], clips: int) -> Iterator[list[Target]]:
+    """Batches of at most `clips` clips; targets of one clip stay together."""
+    by_clip: dict[str, list[Target]] = {}
+    for target in targets:
+        by_clip.setdefault(target.clip_id, []).append(target)
+    groups = iter(by_clip.values())
+    while batch := list(islice(groups, clips)):
+        yield [target for group in batch for target in group]
+
+
+def summarise(work: Work, outcomes: dict[str, Row], *, kept: int, planned: int, seconds: float) -> StageSummary:
+    """Counts of a stage run."""
+    impossible = Counter(str(row.reason) for row in outcomes.values() if row.state == "impossible")
+    failed = Counter(str(row.failure) for row in outcomes.values() if row.state == "failed")
+    return StageSummary(
+        stage=work.stage,
+        planned=planned,
+        kept=kept,
+        done=sum(row.state == "done" for row in outcomes.values()),
+        impossible=dict(sorted(impossible.items())),
+        failed=dict(sorted(failed.items())),
+        seconds=round(seconds, 2),
+        num_problems=len(work.problems()),
+        problems=work.problems()[:SHOWN_PROBLEMS],
+    )

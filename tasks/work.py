@@ -1,0 +1,74 @@
+"""What a stage asks of the pool: which targets it wants under which keys, and the jobs that make them.
+
+`tasks.stages` runs any Work; the three are in `tasks.acquiring`, `tasks.curating` and `tasks.extracting`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tasks.leases import Lease
+from tasks.ledger import Ledger, Row
+from tasks.place import Place
+from tasks.pool import Job, WorkerSpec
+from tasks.records import Attempt, Stage
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing a stage should hold: a feature ("" outside extract) of a clip, made from what the key says."""
+
+    clip_id: str
+    key: str
+    feature: str = ""
+
+    @property
+    def id(self) -> str:
+        """Unique within the stage."""
+        return f"{self.clip_id}/{self.feature}" if self.feature else self.clip_id
+
+
+class Work(ABC):
+    """One stage of one data set."""
+
+    stage: ClassVar[Stage]
+
+    def __init__(self, place: Place, ledger: Ledger) -> None:
+        self.place = place
+        self.ledger = ledger
+        self.serving: dict[str, tuple[Target, ...]] = {}  # job id -> the targets it makes
+
+    @property
+    @abstractmethod
+    def spec(self) -> WorkerSpec:
+        """The worker that the pool builds."""
+
+    def enlist(self, lease: Lease) -> None:
+        """Bring the ledger's clips up to date before anything is recorded of them."""
+        return
+
+    @abstractmethod
+    def targets(self) -> list[Target]:
+        """Everything this stage should hold, done or not."""
+
+    @abstractmethod
+    def jobs(self, targets: Sequence[Target]) -> Iterator[Job]:
+        """Pool jobs that make these targets, noted in `serving`; one job may serve several."""
+
+    def results(self, attempt: Attempt) -> list[tuple[Target, dict[str, Any]]]:
+        """What a finished attempt says about each of its targets; may be withheld until `flush`."""
+        assert attempt.value is not None
+        return [(target, attempt.value) for target in self.serving[attempt.job_id]]
+
+    def flush(self) -> list[tuple[Target, dict[str, Any]]]:
+        """Results withheld so far, now safe."""
+        return []
+
+    def problems(self) -> tuple[str, ...]:
+        """What of the list could not become a clip, one line each."""
+        return ()
+
+    def recorded(self, rows: Sequence[Row]) -> None:
+        """The ledger knows these rows now; what was kept in case it would not may go."""
+        return

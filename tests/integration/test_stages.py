@@ -1,0 +1,110 @@
+"""A stage on a real Prefect server, a real ledger and real worker processes: nothing is lost, nothing done twice."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from prefect import flow
+
+from flows.server import PrefectServer
+from tasks.leases import Lease, LeaseHeld
+from tasks.ledger import Ledger
+from tasks.place import Place
+from tasks.pool import Job, PoolConfig, WorkerSpec
+from tasks.records import Clip, Stage
+from tasks.stages import NOTHING_AGAIN, Selection, StageConfig, StageSummary, run_stage
+from tasks.work import Target, Work
+
+pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
+CLIPS = ("good1", "good2", "gone1", "bug1", "net1", "good3")
+CONFIG = StageConfig(attempts=3, batch_clips=4, backoff_s=0.0)
+
+
+class ScriptedWork(Work):
+    """Clips whose names say what becomes of them."""
+
+    stage = Stage.ACQUIRE
+
+    def __init__(self, ledger: Ledger, place: Place, version: str = "1") -> None:
+        super().__init__(place, ledger)
+        self.version = version
+
+    def enlist(self, lease: Lease) -> None:
+        clips = [Clip(clip_id=name, source="x", video_id=name, location="x") for name in CLIPS]
+        self.ledger.add_clips(self.place.dataset, clips)
+
+    @property
+    def spec(self) -> WorkerSpec:
+        return WorkerSpec(target="stage_workers:Scripted", kwargs={"folder": str(self.place.folder)})
+
+    def targets(self) -> list[Target]:
+        return [Target(name, f"{name}-{self.version if name == 'good1' else '1'}") for name in CLIPS]
+
+    def jobs(self, targets: Sequence[Target]) -> Iterator[Job]:
+        for target in targets:
+            self.serving[target.clip_id] = (target,)
+            yield Job(target.clip_id, {"job_id": target.clip_id})
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    assert str(Path(__file__).parent) in sys.path
+    return Place(dataset="t", home=str(tmp_path))
+
+
+def run(place: Place, selection: Selection = NOTHING_AGAIN, version: str = "1") -> StageSummary:
+    @flow(name="stage")
+    def one_stage() -> StageSummary:
+        pool = PoolConfig(engine="local", workers=1)
+        return run_stage(
+            lambda ledger: ScriptedWork(ledger, place, version), place, pool, CONFIG, selection, run_id="r"
+        )
+
+    return one_stage()
+
+
+def calls(place: Place) -> list[str]:
+    """Names of the jobs done since the last look."""
+    log = place.folder / "calls"
+    found = log.read_text().split() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return found
+
+
+def test_every_clip_ends_and_a_second_run_does_only_what_may_change(
+    place: Place, prefect_server: PrefectServer
+) -> None:
+    first = run(place)
+    assert (first.planned, first.done, first.impossible, first.failed) == (6, 3, {"gone": 1}, {"bug": 1, "network": 1})
+    assert sorted(calls(place)) == sorted([*CLIPS, "net1", "net1"]), "the network is tried three times, a bug once"
+
+    second = run(place)
+    assert calls(place) == ["bug1"], "exhausted and impossible clips are left alone"
+    assert second.kept == 3
+
+    changed = run(place, version="2")
+    assert sorted(calls(place)) == ["bug1", "good1"], "a changed key makes one clip stale and nothing else"
+    assert changed.done == 1
+
+    (place.folder / "healed").touch()
+    healed = run(place, Selection(again=("net1",)))
+    assert sorted(calls(place)) == ["good1", "net1"], "good1 is back at version 1; bug1 is exhausted by now"
+    assert healed.done == 2
+    with Ledger(place.ledger_url) as ledger:
+        assert {row.clip_id: row.state for row in ledger.rows("t")} == {
+            "good1": "done",
+            "good2": "done",
+            "good3": "done",
+            "gone1": "impossible",
+            "bug1": "failed",
+            "net1": "done",
+        }
+
+
+def test_a_second_run_is_refused_and_told_who_holds_the_stage(place: Place) -> None:
+    with Ledger(place.ledger_url) as ledger, ledger.lease("t", Stage.ACQUIRE, "first-run", 0.0):
+        with pytest.raises(LeaseHeld, match="first-run"):
+            run(place)
+    assert calls(place) == []
