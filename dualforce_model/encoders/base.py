@@ -1,0 +1,66 @@
+"""What every encoder is: a frozen function from pixels or samples to numbers, with a name and a fingerprint."""
+
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from pydantic import Field
+
+from dualforce_model.config import Frozen, digest
+
+Modality = Literal["video", "structure", "audio"]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """One way to turn a clip into the numbers of one modality.
+
+    `version` rises whenever equal input would give other numbers; `config` is everything that can be chosen.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    modality: ClassVar[Modality]
+    config_type: ClassVar[type[Frozen]]
+
+    @property
+    def config(self) -> Frozen:
+        """What this encoder was built with."""
+        ...
+
+    @property
+    def num_features(self) -> int:
+        """Channels of a video latent, entries of a structure vector, or entries of an audio token."""
+        ...
+
+    def fingerprint(self) -> str:
+        """32 hex digits over name, version and config."""
+        ...
+
+
+def encoder_fingerprint(encoder: Encoder) -> str:
+    """The fingerprint that all encoders without weights share: name, version, config."""
+    return digest(encoder.name, encoder.version, encoder.config)
+
+
+class VideoCodec(Encoder, Protocol):
+    """A video encoder that can be undone. T = 4(S-1)+1 frames, S steps, C channels."""
+
+    def encode(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "S C h w"]:
+        """Latents of a clip; step i depends on its own frames and earlier ones alone."""
+        ...
+
+    def encode_image(self, image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "C h w"]:
+        """Latent of one picture alone."""
+        ...
+
+    def decode(self, latents: Float32[np.ndarray, "S C h w"], first_step: int = 0) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames of consecutive steps; `first_step` is the first one's place in the clip."""
+        ...
+
+
+class EncoderChoice(Frozen):
+    """One encoder by name, as `make_encoder` takes it."""
+
+    name: str = Field(min_length=1, max_length=40, description="a name of ENCODERS")
+    config: dict[str, Any] = Field({}, description="its settings; what is left out has its default")

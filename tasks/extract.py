@@ -1,0 +1,153 @@
+"""Crops become features: a crop is decoded once, and every extractor that is wanted reads the same pixels.
+
+    worker = ExtractWorker(ExtractConfig(), media_root, parts_root)
+    worker.load()
+    worker(job)        # {"video": {"part": "video/<clip>-<key>.safetensors", "key": ...}, ...}
+
+A part is one modality of one clip in a file of its own, until a shard holds it. Its name holds its key, so that after
+a kill whatever was finished is found and not made again.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import cv2
+import numpy as np
+from pydantic import AfterValidator, Field, model_validator
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from dualforce_model import clock, media, storage
+from dualforce_model.config import Frozen, digest
+from dualforce_model.encoders import Modality
+from dualforce_model.schema import Feature, SchemaError, check_feature
+from tasks.extractors import EXTRACTORS, AudioConfig, CropMedia, Extractor, StructureConfig, VideoLatentsConfig
+from tasks.records import Impossible, Reason
+
+RelativePath = Annotated[str, AfterValidator(storage.check_key)]
+
+
+class ExtractConfig(Frozen):
+    """What is computed from crops."""
+
+    modalities: tuple[Modality, ...] = Field(
+        ("video", "structure", "audio"), min_length=1, description="features that are made; video alone for pretraining"
+    )
+    video: VideoLatentsConfig = VideoLatentsConfig()
+    structure: StructureConfig = StructureConfig()
+    audio: AudioConfig = AudioConfig()
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        if len(set(self.modalities)) != len(self.modalities):
+            raise ValueError(f"modalities {list(self.modalities)} name one twice")
+        return self
+
+
+class ExtractJob(Frozen):
+    """One crop to extract features from."""
+
+    job_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$", description="the clip's id")
+    crop_path: RelativePath = Field(description="the crop, relative to the media root")
+    crop_digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="its SHA-256, as curate recorded it")
+    wanted: dict[Modality, Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]] = Field(
+        min_length=1, description="feature key of each modality that is wanted"
+    )
+
+
+def make_extractors(config: ExtractConfig) -> dict[Modality, Extractor]:
+    """The extractors of a config by modality, not loaded yet."""
+    return {
+        kind.modality: kind(getattr(config, kind.modality))
+        for kind in EXTRACTORS.values()
+        if kind.modality in config.modalities
+    }
+
+
+def feature_key(extractor: Extractor, crop_digest: str, upstream: Iterable[str] = ()) -> str:
+    """32 hex digits over all that decides a feature: the extractor, the crop's bytes, keys of features it reads."""
+    return digest("feature", extractor.fingerprint(), crop_digest, sorted(upstream))
+
+
+def wanted_features(config: ExtractConfig, crop_digest: str) -> dict[Modality, tuple[str, str]]:
+    """Key and fingerprint of every feature that a crop should have."""
+    extractors = make_extractors(config)
+    return {
+        modality: (feature_key(extractor, crop_digest), extractor.fingerprint())
+        for modality, extractor in extractors.items()
+    }
+
+
+def load_part(path: Path) -> Feature:
+    """The arrays of a part. Raises SafetensorError for a file that is none."""
+    return dict(load_file(path))
+
+
+class ExtractWorker:
+    """Worker of the extract stage. Folders are given; everything in jobs and answers is relative to them."""
+
+    def __init__(self, config: ExtractConfig, media_root: Path, parts_root: Path) -> None:
+        self.config = config
+        self.media_root = media_root
+        self.parts_root = parts_root
+        self.extractors = make_extractors(config)
+
+    def load(self) -> None:
+        """Ready every extractor; one thread per worker."""
+        cv2.setNumThreads(1)
+        for extractor in self.extractors.values():
+            extractor.load()
+
+    def __call__(self, job: ExtractJob) -> dict[str, Any]:
+        """Part and key of every wanted modality. Raises Impossible for a crop without the sound that is wanted."""
+        parts: dict[Modality, str] = {
+            modality: f"{modality}/{job.job_id}-{key}.safetensors" for modality, key in job.wanted.items()
+        }
+        missing = {modality for modality, part in parts.items() if not _is_part(self.parts_root / part, modality)}
+        if missing:
+            self._check_keys(job)
+            crop = self._decode(job, [self.extractors[modality] for modality in missing])
+            for modality in sorted(missing):
+                feature = self.extractors[modality](crop)
+                check_feature(modality, job.job_id, feature)
+                storage.write_bytes(self.parts_root / parts[modality], save(feature))
+        return {modality: {"part": parts[modality], "key": key} for modality, key in job.wanted.items()}
+
+    def _check_keys(self, job: ExtractJob) -> None:
+        """A key that this worker would not give means that driver and worker disagree about the configuration."""
+        for modality, key in job.wanted.items():
+            if modality not in self.extractors:
+                made = ", ".join(self.extractors)
+                raise ValueError(f"{job.job_id}: {modality} is wanted, but this worker makes only {made}")
+            ours = feature_key(self.extractors[modality], job.crop_digest)
+            if key != ours:
+                raise ValueError(f"{job.job_id}: {modality} is wanted under key {key}, this worker's is {ours}")
+
+    def _decode(self, job: ExtractJob, extractors: list[Extractor]) -> CropMedia:
+        path = self.media_root / job.crop_path
+        found = storage.file_digest(path)
+        if found != job.crop_digest:
+            raise ValueError(
+                f"{job.job_id}: the crop {job.crop_path} has digest {found[:12]}..., the ledger says "
+                f"{job.crop_digest[:12]}...; it was changed behind the ledger's back: delete it and curate again"
+            )
+        frames = np.stack(list(media.read_frames(path, fps=clock.FPS)))
+        clock.num_steps(len(frames))
+        if not any("samples" in extractor.needs for extractor in extractors):
+            return CropMedia(frames, np.zeros(0, np.float32))
+        samples = media.read_sound(path, 0.0, len(frames) / clock.FPS, clock.SAMPLE_RATE_HZ)
+        if not len(samples):
+            raise Impossible(Reason.NO_SOUND, "the crop has no sound stream, and audio features are wanted")
+        return CropMedia(frames, samples)
+
+
+def _is_part(path: Path, modality: Modality) -> bool:
+    """Whether a whole part lies there already. Parts are renamed into place, so that one that is there is whole."""
+    if not path.is_file():
+        return False
+    try:
+        check_feature(modality, path.name, load_part(path))
+    except (SafetensorError, SchemaError):
+        return False
+    return True

@@ -1,0 +1,143 @@
+"""The contract's records: statistics, heads, manifests, tags."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dualforce_model import clock
+from dualforce_model.schema import (
+    MODALITIES,
+    FeatureRef,
+    SchemaError,
+    Snapshot,
+    SnapshotRow,
+    TensorStatistics,
+    check_shapes,
+    decode_head,
+    decode_manifest,
+    encode_head,
+    encode_manifest,
+    load_snapshot,
+    num_rows,
+    resolve_snapshot,
+    tag_key,
+)
+from dualforce_model.storage import Storage
+
+ID = "0123456789abcdef"
+words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20)
+clip_ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,20}", fullmatch=True)
+
+
+def head() -> Snapshot:
+    return Snapshot(
+        id=ID,
+        content="c",
+        dataset="set",
+        policy={"name": "p"},
+        modalities={},
+        statistics={"audio.tokens": TensorStatistics(mean=(0.1, 2.0), std=(1 / 3, 1e-9))},
+        num_rows=1,
+        num_frames=5,
+        splits={"train": 1},
+        quarantined={},
+        failed={},
+        created_at="2026-01-01T00:00:00+00:00",
+        manifest_digest="d",
+    )
+
+
+def row(clip_id: str, identity: str | None, end_s: float | None, weight: float) -> SnapshotRow:
+    refs = {
+        name: FeatureRef(modality=name, fingerprint="fp", key=f"k{name}", shard=f"features/{name}/x", clip_id=clip_id)
+        for name in ("audio", "video")
+    }
+    return SnapshotRow(
+        clip_id=clip_id,
+        source="s",
+        video_id="v",
+        identity=identity,
+        licence="l",
+        span_start_s=0.25,
+        span_end_s=end_s,
+        media_digest="m",
+        num_frames=5,
+        split="test",
+        weight=weight,
+        features=refs,
+    )
+
+
+@given(
+    hnp.arrays(np.float32, (4, 3, 2), elements=st.floats(-100, 100, width=32)),
+    st.lists(st.floats(-10, 10), min_size=3, max_size=3),
+    st.lists(st.floats(0, 10), min_size=3, max_size=3),
+)
+def test_standardising_and_back_is_the_identity(x: np.ndarray, mean: list[float], std: list[float]) -> None:
+    found = TensorStatistics(mean=tuple(mean), std=tuple(std))
+    y = found.standardise(x)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(found.restore(y), x, atol=1e-3)
+    np.testing.assert_array_equal(found.standardise(torch.from_numpy(x)).numpy(), y)
+    moved = np.moveaxis(x, 1, 0)
+    np.testing.assert_array_equal(found.standardise(moved, axis=0), np.moveaxis(y, 1, 0))
+
+
+def test_statistics_of_another_width_are_refused() -> None:
+    with pytest.raises(SchemaError, match="does not fit statistics of 2"):
+        TensorStatistics(mean=(0.0, 0.0), std=(1.0, 1.0)).standardise(np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="2 means and 1 deviations"):
+        TensorStatistics(mean=(0.0, 0.0), std=(1.0,))
+
+
+def test_head_round_trip_and_every_damaged_byte() -> None:
+    good = encode_head(head())
+    assert decode_head(good, "here") == head()
+    for position in range(len(good)):
+        bad = good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :]
+        try:
+            assert decode_head(bad, "here") == head(), "only white space may change unseen"
+        except SchemaError as error:
+            assert str(error).startswith("here: ")  # noqa: PT017 most bytes raise, white space does not
+
+
+@given(
+    st.lists(
+        st.tuples(clip_ids, st.none() | words, st.none() | st.floats(0.5, 1e5), st.floats(0.01, 1.0)),
+        min_size=1,
+        max_size=5,
+        unique_by=lambda item: item[0],
+    )
+)
+def test_manifest_round_trip(items: list[tuple[str, str | None, float | None, float]]) -> None:
+    rows = tuple(row(*item) for item in items)
+    assert decode_manifest(encode_manifest(rows)) == rows
+    assert encode_manifest(rows) == encode_manifest(rows)
+
+
+@given(st.integers(1, 200))
+def test_rows_follow_the_clock(steps: int) -> None:
+    frames = clock.num_frames(steps)
+    shapes = {spec.name: (num_rows(spec.rows, frames) or 5,) for specs in MODALITIES.values() for spec in specs}
+    for modality in MODALITIES:
+        check_shapes(modality, "c", frames, shapes)
+    with pytest.raises(SchemaError, match=r"^c: video/latents"):
+        check_shapes("video", "c", frames + 4, shapes)
+
+
+def test_an_id_stands_for_itself_and_a_tag_for_what_it_names(tmp_path: Path) -> None:
+    store = Storage(str(tmp_path))
+    assert resolve_snapshot(store, ID) == ID
+    with pytest.raises(SchemaError, match="there are: none"):
+        load_snapshot(store, "latest")
+    with pytest.raises(ValueError, match="not an id's form"):
+        tag_key(ID)
+    with pytest.raises(ValueError, match="tag"):
+        resolve_snapshot(store, "../../secret")
+    with pytest.raises(ValueError, match="shard"):
+        FeatureRef(modality="video", fingerprint="f", key="k", shard="../x", clip_id="c")

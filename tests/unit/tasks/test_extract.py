@@ -1,0 +1,141 @@
+"""The extract worker: one decode, parts that survive a kill, keys that must agree."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from dualforce_model import media, storage
+from dualforce_model.schema import check_feature, check_shapes
+from tasks.extract import ExtractConfig, ExtractJob, ExtractWorker, load_part, wanted_features
+from tasks.extractors import StructureConfig
+from tasks.records import Impossible, Reason
+
+FRAMES = 21
+
+
+@pytest.fixture
+def crop(tmp_path: Path) -> Path:
+    """A media folder with one crop in it: media/crops/a.mp4."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(60, 200, (1, 4, 4, 3)).repeat(16, axis=1).repeat(16, axis=2)
+    frames = np.clip(base + 3 * np.arange(FRAMES)[:, None, None, None], 0, 255).astype(np.uint8)
+    sound = 0.2 * np.sin(np.arange(640 * FRAMES) / 9).astype(np.float32)
+    media.write_video(tmp_path / "media/crops/a.mp4", frames, sound)
+    return tmp_path / "media/crops/a.mp4"
+
+
+def _job(crop: Path, config: ExtractConfig, only: tuple[str, ...] = ()) -> ExtractJob:
+    crop_digest = storage.file_digest(crop)
+    wanted = {name: key for name, (key, _) in wanted_features(config, crop_digest).items() if not only or name in only}
+    return ExtractJob(job_id="clip-1", crop_path="crops/a.mp4", crop_digest=crop_digest, wanted=wanted)
+
+
+def _worker(tmp_path: Path, config: ExtractConfig | None = None) -> ExtractWorker:
+    worker = ExtractWorker(config or ExtractConfig(), tmp_path / "media", tmp_path / "parts")
+    worker.load()
+    return worker
+
+
+def test_all_modalities_of_a_crop(tmp_path: Path, crop: Path) -> None:
+    job = _job(crop, ExtractConfig())
+    value = _worker(tmp_path)(job)
+    assert set(value) == {"video", "structure", "audio"}
+    for modality, part in value.items():
+        assert part["key"] == job.wanted[modality]  # type: ignore[index]
+        feature = load_part(tmp_path / "parts" / part["part"])
+        check_feature(modality, "clip-1", feature)
+        check_shapes(modality, "clip-1", FRAMES, {name: array.shape for name, array in feature.items()})
+
+
+def test_finished_parts_are_reused_and_a_torn_one_is_made_again(
+    tmp_path: Path, crop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = _job(crop, ExtractConfig())
+    worker = _worker(tmp_path)
+    value = worker(job)
+    paths = {modality: tmp_path / "parts" / part["part"] for modality, part in value.items()}
+    before = {modality: path.read_bytes() for modality, path in paths.items()}
+    crop.rename(crop.with_suffix(".away"))
+    assert worker(job) == value, "nothing was missing, so nothing was decoded"
+    crop.with_suffix(".away").rename(crop)
+    paths["structure"].write_bytes(before["structure"][:50])
+    paths["audio"].unlink()
+    assert worker(job) == value
+    assert {modality: path.read_bytes() for modality, path in paths.items()} == before
+    assert not [path for path in (tmp_path / "parts").rglob("*") if storage.is_temporary(path.name)]
+
+
+def test_a_crop_is_decoded_once(tmp_path: Path, crop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Path] = []
+    read_frames = media.read_frames
+
+    def counting(path: Path, **options: int) -> object:
+        decoded.append(path)
+        return read_frames(path, **options)
+
+    monkeypatch.setattr(media, "read_frames", counting)
+    _worker(tmp_path)(_job(crop, ExtractConfig()))
+    assert len(decoded) == 1
+
+
+def test_only_what_is_wanted_is_made(tmp_path: Path, crop: Path) -> None:
+    assert set(_worker(tmp_path)(_job(crop, ExtractConfig(), ("audio",)))) == {"audio"}
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["audio"]
+
+
+def test_video_alone_needs_no_sound(tmp_path: Path) -> None:
+    path = tmp_path / "media/crops/a.mp4"
+    media.write_video(path, np.full((5, 32, 32, 3), 99, np.uint8), None)
+    config = ExtractConfig(modalities=("video",))
+    assert set(_worker(tmp_path, config)(_job(path, config))) == {"video"}
+    with pytest.raises(Impossible) as caught:
+        _worker(tmp_path)(_job(path, ExtractConfig()))
+    assert caught.value.reason == Reason.NO_SOUND
+
+
+def test_a_crop_that_changed_is_refused(tmp_path: Path, crop: Path) -> None:
+    job = _job(crop, ExtractConfig())
+    media.write_video(crop, np.full((5, 32, 32, 3), 99, np.uint8), np.zeros(3200, np.float32))
+    with pytest.raises(ValueError, match=r"clip-1: the crop .* has digest"):
+        _worker(tmp_path)(job)
+
+
+def test_a_key_of_another_config_is_refused(tmp_path: Path, crop: Path) -> None:
+    other = ExtractConfig(
+        structure=StructureConfig.model_validate({"encoder": {"name": "face_dct", "config": {"num_eye": 2}}})
+    )
+    with pytest.raises(ValueError, match="structure is wanted under key"):
+        _worker(tmp_path)(_job(crop, other))
+    with pytest.raises(ValueError, match="this worker makes only video"):
+        _worker(tmp_path, ExtractConfig(modalities=("video",)))(_job(crop, ExtractConfig()))
+
+
+def test_two_clips_with_equal_crops_have_parts_of_their_own(tmp_path: Path, crop: Path) -> None:
+    job = _job(crop, ExtractConfig(), ("audio",))
+    worker = _worker(tmp_path)
+    first, second = worker(job), worker(job.model_copy(update={"job_id": "clip-2"}))
+    assert first["audio"]["part"] != second["audio"]["part"]
+    assert first["audio"]["key"] == second["audio"]["key"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crop_path": "../a.mp4"},
+        {"crop_path": "/a.mp4"},
+        {"job_id": "a/b"},
+        {"wanted": {"video": "../../x"}},
+        {"wanted": {}},
+    ],
+)
+def test_paths_and_names_from_elsewhere_are_refused(crop: Path, change: dict[str, object]) -> None:
+    job = _job(crop, ExtractConfig())
+    with pytest.raises(ValidationError):
+        ExtractJob.model_validate({**job.model_dump(), **change})
+
+
+def test_a_modality_named_twice_is_refused() -> None:
+    with pytest.raises(ValidationError, match="twice"):
+        ExtractConfig(modalities=("video", "video"))
