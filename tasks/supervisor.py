@@ -63,7 +63,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         # The child is started from the main thread: the death signal follows the starting thread, not the process.
-        self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)  # noqa: PLW1509
+        self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
         threading.Thread(target=self._watch_lifeline, daemon=True).start()
 
     def _on_signal(self, number: int, frame: object) -> None:

@@ -49,7 +49,9 @@ def test_file_and_overrides_become_one_model(tmp_path: Path) -> None:
         ("name: a", ["train.steps=["], "not valid YAML"),
     ],
 )
-def test_errors_name_the_file_the_field_and_the_remedy(tmp_path: Path, text: str, overrides: list[str], expected: str) -> None:
+def test_errors_name_the_file_the_field_and_the_remedy(
+    tmp_path: Path, text: str, overrides: list[str], expected: str
+) -> None:
     with pytest.raises(ConfigError, match=expected):
         load_config(Outer, write(tmp_path, text), overrides)
 
@@ -60,7 +62,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_equal_values_have_equal_digests() -> None:
-    assert digest(Outer(name="ä", tags=("b",))) == digest({"tags": ["b"], "train": {"steps": 3, "rate_hz": 2.5}, "name": "ä"})
+    assert digest(Outer(name="ä", tags=("b",))) == digest(
+        {"tags": ["b"], "train": {"steps": 3, "rate_hz": 2.5}, "name": "ä"}
+    )
     assert digest(1, 2) != digest(2, 1)
     assert canonical_json({"b": 1, "a": [1.5]}) == '{"a":[1.5],"b":1}'
 

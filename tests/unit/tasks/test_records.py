@@ -7,7 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tasks.records import Attempt, Clip, Done, Failed, FailureClass, Quarantined, Reason, Span, Stage, StageResult, safe_id
+from tasks.records import (
+    Attempt,
+    Clip,
+    Done,
+    Failed,
+    FailureClass,
+    Quarantined,
+    Reason,
+    Span,
+    Stage,
+    StageResult,
+    safe_id,
+)
 
 ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")
 
