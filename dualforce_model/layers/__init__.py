@@ -1,0 +1,1 @@
+"""The parts both towers are made of: masks, rotary positions, the cache, modulation, attention."""

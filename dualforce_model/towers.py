@@ -1,0 +1,302 @@
+"""The two towers: Wan transformers over steps, each step with its own noise level.
+
+A tower runs in three parts, so that another can run beside it: `start` (tokens and modulation), `advance` (one block),
+`finish` (velocity). Legend: b batch, s steps, n tokens per step, d width, c latent channels, m structure entries.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from dualforce_model.clock import FRAMES_PER_STEP
+from dualforce_model.config import Frozen
+from dualforce_model.layers.attention import Lowered, StepAttention, StepBlock
+from dualforce_model.layers.cache import StepCache
+from dualforce_model.layers.masks import StepMask
+from dualforce_model.layers.modulation import modulate
+from dualforce_model.layers.rotary import Rotation, still, structure_rotation, video_rotation
+
+TIMESTEPS = 1000.0  # Wan's noise level 1.0
+MASK_CHANNELS = 4  # one per pixel frame of a latent, as in MOVA
+Grid = tuple[int, int]  # rows and columns of tokens in a step
+
+
+class TowerConfig(Frozen):
+    """Size of a tower."""
+
+    heads: int = Field(4, ge=1, le=64, description="attention heads")
+    head_dim: int = Field(32, ge=8, le=256, multiple_of=4, description="width of a head; the tower is heads times this")
+    layers: int = Field(4, ge=1, le=100, description="transformer blocks")
+    ffn_dim: int = Field(512, ge=8, description="inner width of the feed-forward nets")
+    text_dim: int = Field(0, ge=0, description="width of prompt embeddings; 0: no text attention at all")
+    freq_dim: int = Field(256, ge=8, multiple_of=2, description="width of the sinusoid that embeds the noise level")
+
+    @property
+    def dim(self) -> int:
+        """Width of the tower."""
+        return self.heads * self.head_dim
+
+
+class VideoTowerConfig(TowerConfig):
+    """The tower over video latents."""
+
+    latent_channels: int = Field(16, ge=1, description="channels of a video latent")
+    patch_px: tuple[int, int] = Field((2, 2), description="rows and columns of latent pixels in one token")
+
+
+class StructureTowerConfig(TowerConfig):
+    """The tower over structure, one token per pixel frame."""
+
+    entries: int = Field(32, ge=1, description="numbers per pixel frame")
+    sink_tokens: int = Field(
+        2, ge=0, le=16, description="learned tokens that every step sees; they steady sparse streams"
+    )
+
+
+@dataclass
+class TowerState:
+    """Tokens on their way through a tower."""
+
+    x: Float[Tensor, "b s n d"]
+    embedded: Float[Tensor, "b s d"]
+    modulation: Float[Tensor, "b s 6 d"]
+    text: Float[Tensor, "b l d"] | None
+    grid: Grid
+    mask: Lowered
+    queries: Rotation
+    keys: Rotation
+    clamped: Rotation | None
+    cache: StepCache | None
+    commit: bool
+
+
+class StepTower(WanTransformer3DModel):
+    """`WanTransformer3DModel` with the same configuration and parameter names, run step by step.
+
+    Added settings: `sink_tokens` (learned tokens that all steps see); `text_dim` 0 leaves text attention out.
+    """
+
+    name: Literal["video", "structure"]
+    _no_split_modules = ["StepBlock"]
+    _repeated_blocks = ["StepBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, ...] = (1, 2, 2),
+        num_attention_heads: int = 12,
+        attention_head_dim: int = 128,
+        in_channels: int = 36,
+        out_channels: int = 16,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 8960,
+        num_layers: int = 20,
+        cross_attn_norm: bool = True,
+        qk_norm: str | None = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        image_dim: int | None = None,
+        added_kv_proj_dim: int | None = None,
+        rope_max_seq_len: int = 1024,
+        pos_embed_seq_len: int | None = None,
+        sink_tokens: int = 0,
+    ) -> None:
+        super().__init__(
+            patch_size, num_attention_heads, attention_head_dim, in_channels, out_channels, text_dim or 1, freq_dim,
+            ffn_dim, 0, cross_attn_norm, qk_norm, eps, image_dim, added_kv_proj_dim, rope_max_seq_len,
+            pos_embed_seq_len,
+        )  # fmt: skip
+        self.register_to_config(num_layers=num_layers, text_dim=text_dim)  # the parent was built without blocks
+        dim = num_attention_heads * attention_head_dim
+        self.blocks = nn.ModuleList(
+            StepBlock(
+                dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim, text=text_dim > 0
+            )
+            for _ in range(num_layers)
+        )
+        self.rope = None  # positions are computed from the mask's places
+        if not text_dim:
+            self.condition_embedder.text_embedder = None
+        self.sinks = nn.Parameter(torch.randn(sink_tokens, dim) * 0.02) if sink_tokens else None
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Start of a training from scratch: Xavier for the blocks, velocity zero. Draws from torch's generator."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        nn.init.zeros_(self.patch_embedding.bias)
+        for linear in (self.condition_embedder.time_embedder.linear_1, self.condition_embedder.time_embedder.linear_2):
+            nn.init.normal_(linear.weight, std=0.02)
+        nn.init.zeros_(self.proj_out.weight)
+
+    def places(self, steps: tuple[int, ...], grid: Grid, device: torch.device) -> Rotation:
+        """Rotation of the tokens of steps at the given places."""
+        raise NotImplementedError(f"{type(self).__name__} has no positions")
+
+    def begin(
+        self,
+        tokens: Float[Tensor, "b s n d"],
+        sigma: Float[Tensor, "b s"],
+        grid: Grid,
+        mask: StepMask,
+        cache: StepCache | None,
+        commit: bool,
+        text: Float[Tensor, "b l e"] | None,
+    ) -> TowerState:
+        """Embed noise levels once per step (float32 up to the sinusoid) and lower mask and positions."""
+        embedder, device = self.condition_embedder, tokens.device
+        sinusoid = embedder.timesteps_proj(sigma.float().flatten() * TIMESTEPS).unflatten(0, sigma.shape)
+        embedded = embedder.time_embedder(sinusoid.to(embedder.time_embedder.linear_1.weight.dtype)).type_as(tokens)
+        modulation = embedder.time_proj(embedder.act_fn(embedded)).unflatten(2, (6, -1))
+        places, sinks = mask.places, self.config.sink_tokens
+        return TowerState(
+            x=tokens,
+            embedded=embedded,
+            modulation=modulation,
+            text=self._embed_text(text, tokens),
+            grid=grid,
+            mask=Lowered(mask, tokens.shape[2], sinks, device),
+            queries=self.places(places.queries, grid, device),
+            keys=still(sinks, self.places(places.keys, grid, device)),  # learned sinks stand at place 0
+            clamped=None if places.clamped is None else self.places(places.clamped, grid, device),
+            cache=cache,
+            commit=commit,
+        )
+
+    def _embed_text(self, text: Tensor | None, tokens: Tensor) -> Float[Tensor, "b l d"] | None:
+        embedder = self.condition_embedder.text_embedder
+        if embedder is None:
+            if text is not None:
+                raise ValueError(f"the {self.name} tower has no text attention (text_dim 0), but a text was given")
+            return None
+        if text is None:  # Wan pads prompts with zeros and attends to them: any number of zero tokens acts like one
+            text = tokens.new_zeros(tokens.shape[0], 1, self.config.text_dim)
+        embedded: Tensor = embedder(text)
+        return embedded
+
+    def advance(self, index: int, state: TowerState) -> None:
+        """Run one block over the state's tokens."""
+        memory = state.cache.memory(self.name, index) if state.cache is not None else None
+        first_step = state.cache.length if state.cache is not None else 0
+        steps = StepAttention(
+            state.mask, state.queries, state.keys, state.clamped, self.sinks, memory, first_step, state.commit
+        )
+        block = self.blocks[index]
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            state.x = self._gradient_checkpointing_func(block, state.x, state.text, state.modulation, steps)
+        else:
+            state.x = block(state.x, state.text, state.modulation, steps)
+
+    def project(self, state: TowerState) -> Float[Tensor, "b s n o"]:
+        """Head: modulated norm and projection of the tokens."""
+        shift, scale = (self.scale_shift_table + state.embedded[:, :, None].float()).unbind(2)
+        projected: Tensor = self.proj_out(modulate(self.norm_out, state.x, shift, scale))
+        return projected
+
+
+class VideoTower(StepTower):
+    """Tower over video latents: channels are noisy latent, mask, reference latent."""
+
+    name = "video"
+
+    @classmethod
+    def build(cls, config: VideoTowerConfig) -> Self:
+        """Tower of a configuration, initialised for training from scratch."""
+        channels = config.latent_channels
+        tower: Self = cls(
+            (1, *config.patch_px), in_channels=2 * channels + MASK_CHANNELS, out_channels=channels, **_sizes(config)
+        )
+        tower.initialise()
+        return tower
+
+    def start(
+        self,
+        video: Float[Tensor, "b s c height width"],
+        reference: Float[Tensor, "b c height width"],
+        is_reference: Bool[Tensor, "b s"],
+        sigma: Float[Tensor, "b s"],
+        mask: StepMask,
+        cache: StepCache | None = None,
+        commit: bool = False,
+        text: Float[Tensor, "b l e"] | None = None,
+    ) -> TowerState:
+        """Tokens of noisy latents, told which step is the reference and what the reference looks like."""
+        (height, width), (_, rows, columns) = video.shape[-2:], self.config.patch_size
+        if height % rows or width % columns:
+            raise ValueError(f"latents of {height}x{width} pixels do not divide into patches of {rows}x{columns}")
+        flag = is_reference[:, :, None, None, None].to(video.dtype).expand(-1, -1, MASK_CHANNELS, height, width)
+        held = reference[:, None].to(video.dtype).expand(-1, video.shape[1], -1, -1, -1)
+        channels = torch.cat([video, flag, held], dim=2).transpose(1, 2)
+        tokens = self.patch_embedding(channels).flatten(3).permute(0, 2, 3, 1).contiguous()
+        return self.begin(tokens, sigma, (height // rows, width // columns), mask, cache, commit, text)
+
+    def finish(self, state: TowerState) -> Float[Tensor, "b s c height width"]:
+        """Velocity of the latents."""
+        (height, width), (_, rows, columns) = state.grid, self.config.patch_size
+        patches = self.project(state).unflatten(3, (rows, columns, -1)).unflatten(2, (height, width))
+        return patches.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)  # b s c, height rows, width columns
+
+    def places(self, steps: tuple[int, ...], grid: Grid, device: torch.device) -> Rotation:
+        """Step, row and column."""
+        return video_rotation(steps, *grid, self.config.attention_head_dim, device)
+
+
+class StructureTower(StepTower):
+    """The same over structure: one token per pixel frame, at the frame's time; channels: noisy, reference."""
+
+    name = "structure"
+
+    @classmethod
+    def build(cls, config: StructureTowerConfig) -> Self:
+        """Tower of a configuration, initialised for training from scratch."""
+        entries = config.entries
+        tower: Self = cls(
+            (1, 1, 1), in_channels=2 * entries, out_channels=entries, sink_tokens=config.sink_tokens, **_sizes(config)
+        )
+        tower.initialise()
+        return tower
+
+    def start(
+        self,
+        structure: Float[Tensor, "b s f m"],
+        reference: Float[Tensor, "b m"],
+        sigma: Float[Tensor, "b s"],
+        mask: StepMask,
+        cache: StepCache | None = None,
+        commit: bool = False,
+        text: Float[Tensor, "b l e"] | None = None,
+    ) -> TowerState:
+        """Tokens of noisy structure, told what the reference's is."""
+        held = reference[:, None, None].to(structure.dtype).expand_as(structure)
+        channels = torch.cat([structure, held], dim=3).permute(0, 3, 1, 2)[..., None]  # a video of one column
+        tokens = self.patch_embedding(channels).flatten(3).permute(0, 2, 3, 1).contiguous()
+        return self.begin(tokens, sigma, (FRAMES_PER_STEP, 1), mask, cache, commit, text)
+
+    def finish(self, state: TowerState) -> Float[Tensor, "b s f m"]:
+        """Velocity of the structure."""
+        return self.project(state)
+
+    def places(self, steps: tuple[int, ...], grid: Grid, device: torch.device) -> Rotation:
+        """Times of the pixel frames."""
+        return structure_rotation(steps, self.config.attention_head_dim, device)
+
+
+def _sizes(config: TowerConfig) -> dict[str, int]:
+    """A configuration in diffusers' words."""
+    return {
+        "num_attention_heads": config.heads,
+        "attention_head_dim": config.head_dim,
+        "text_dim": config.text_dim,
+        "freq_dim": config.freq_dim,
+        "ffn_dim": config.ffn_dim,
+        "num_layers": config.layers,
+    }

@@ -1,0 +1,82 @@
+"""A batch whose modalities disagree cannot be built."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from dualforce_model.batch import TalkingHeadBatch
+from dualforce_model.model import PRESETS
+
+TINY = PRESETS["tiny"]
+
+
+def fake(**changes: torch.Tensor) -> TalkingHeadBatch:
+    return replace(TalkingHeadBatch.fake(TINY, batch=2, num_steps=4), **changes)
+
+
+def test_fake_batches_are_whole_and_reproducible() -> None:
+    batch = fake()
+    assert (len(batch), batch.num_steps) == (2, 4)
+    assert torch.equal(batch.video, fake().video)
+    assert torch.equal(batch.reference, batch.video[:, 0])
+    assert batch.positions.tolist() == [[0, 1, 2, 3]] * 2
+    assert not batch.audio_mask[:, 0, :6].any()
+
+
+@pytest.mark.parametrize("name", ["video", "structure", "audio", "positions", "audio_mask"])
+def test_disagreeing_steps_are_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"disagree about the number of steps: .*{name} 3") as caught:
+        fake(**{name: getattr(fake(), name)[:, :3]})
+    assert "cut all to the same steps" in str(caught.value)
+
+
+def test_disagreeing_clips_are_refused() -> None:
+    with pytest.raises(ValueError, match="number of clips"):
+        fake(weights=torch.ones(3))
+
+
+def test_wrong_entries_per_step_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"structure has the shape \(2, 4, 3, 32\): expected \[clips, steps, 4, width\]"
+    ):
+        fake(structure=torch.zeros(2, 4, 3, 32))
+    with pytest.raises(ValueError, match="audio has the shape"):
+        fake(audio=torch.zeros(2, 4, 7, 40))
+
+
+def test_a_reference_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="reference"):
+        fake(reference=torch.zeros(2, 16, 6, 6))
+
+
+@pytest.mark.parametrize("row", [[1, 2, 3, 4], [0, 2, 4, 5], [0, 0, 1, 2], [0, -1, 0, 1]])
+def test_positions_start_at_the_reference_and_run_on(row: list[int]) -> None:
+    with pytest.raises(ValueError, match="expected 0"):
+        fake(positions=torch.tensor([row, row]))
+
+
+def test_a_window_may_start_anywhere() -> None:
+    assert fake(positions=torch.tensor([[0, 7, 8, 9], [0, 1, 2, 3]])).num_steps == 4
+
+
+def test_samples_stack_and_odd_ones_are_refused() -> None:
+    whole = fake()
+    samples = [{field.name: getattr(whole, field.name)[row] for field in fields(whole)} for row in range(2)]
+    stacked = TalkingHeadBatch.stack(samples)
+    assert all(torch.equal(getattr(stacked, field.name), getattr(whole, field.name)) for field in fields(whole))
+    as_arrays = [{name: np.asarray(value) for name, value in sample.items()} for sample in samples]
+    assert torch.equal(TalkingHeadBatch.stack(as_arrays).audio, whole.audio)
+    with pytest.raises(ValueError, match="shape of video"):
+        TalkingHeadBatch.stack([samples[0], {**samples[1], "video": samples[1]["video"][:3]}])
+    with pytest.raises(ValueError, match="fields"):
+        TalkingHeadBatch.stack([{"video": samples[0]["video"]}])
+    with pytest.raises(ValueError, match="no samples"):
+        TalkingHeadBatch.stack([])
+
+
+def test_moving_keeps_everything() -> None:
+    moved = fake().to("meta")
+    assert moved.video.device.type == "meta"
+    assert moved.positions.shape == (2, 4)

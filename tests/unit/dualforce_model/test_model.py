@@ -1,0 +1,124 @@
+"""The whole model: saved and loaded as one, refusing streams that do not fit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from dualforce_model.batch import TalkingHeadBatch
+from dualforce_model.layers.masks import StepMask
+from dualforce_model.model import PRESETS, DualForce, ModelConfig
+
+TINY = PRESETS["tiny"]
+
+
+def tiny(**changes: Any) -> DualForce:
+    torch.manual_seed(0)
+    return DualForce(TINY.model_copy(update=changes)).eval()
+
+
+def arguments(config: ModelConfig, num_steps: int = 3) -> dict[str, Any]:
+    fake = TalkingHeadBatch.fake(config, 2, num_steps, height=4, width=4)
+    return {
+        "video": fake.video,
+        "structure": fake.structure,
+        "audio": fake.audio,
+        "reference": fake.reference,
+        "sigma_video": torch.full((2, num_steps), 0.5),
+        "sigma_structure": torch.full((2, num_steps), 0.3),
+        "positions": fake.positions,
+        "audio_mask": fake.audio_mask,
+    }
+
+
+def test_one_folder_holds_the_whole_model(tmp_path: Path) -> None:
+    model = tiny()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    loaded = DualForce.from_pretrained(tmp_path)
+    assert loaded.settings == model.settings
+    inputs = arguments(TINY)
+    with torch.no_grad():
+        before, after = model(**inputs), loaded(**inputs)
+    assert torch.equal(before.video, after.video)
+    assert torch.equal(before.structure, after.structure)
+
+
+def test_a_new_model_predicts_zero_and_every_parameter_learns() -> None:
+    model = tiny()
+    inputs = arguments(TINY)
+    out = model(**inputs)
+    assert not out.video.any()
+    assert not out.structure.any()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(6):  # gates and heads start at zero: what is behind them learns once they have opened
+        out = model(**inputs)
+        loss = (out.video - 1).square().mean() + (out.structure - inputs["structure"]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    idle = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert not idle
+
+
+def test_tiny_is_tiny_and_base_is_two_billion() -> None:
+    assert 0.8e6 < sum(parameter.numel() for parameter in tiny().parameters()) < 1.7e6
+    with torch.device("meta"):
+        base = DualForce(PRESETS["base"])
+    count = sum(parameter.numel() for parameter in base.parameters())
+    assert 1.9e9 < count < 2.3e9
+    assert sum(parameter.numel() for parameter in base.video.parameters()) < 1.1e9
+
+
+def test_fitting_changes_the_widths_of_the_data_alone() -> None:
+    fitted = TINY.fitted(latent_channels=8, structure_entries=70, audio_features=1024)
+    assert (fitted.video.latent_channels, fitted.structure.entries, fitted.audio.features) == (8, 70, 1024)
+    assert fitted.fitted(16, TINY.structure.entries, TINY.audio.features) == TINY
+
+
+def test_presets_survive_json() -> None:
+    for preset in PRESETS.values():
+        assert ModelConfig.model_validate_json(preset.model_dump_json()) == preset
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(ValidationError, match="extra"):
+        ModelConfig.model_validate({"windows": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"structure": None}, "the model needs structure"),
+        ({"audio": None}, "the model needs audio"),
+        ({"structure": torch.zeros(2, 2, 4, 32)}, "video has 3 steps, structure 2"),
+        ({"audio": torch.zeros(2, 2, 8, 40)}, "video has 3 steps, audio 2: expected 3 to 3"),
+        ({"commit": True}, "commit=True without a cache"),
+    ],
+)
+def test_streams_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny()(**{**arguments(TINY), **change})
+
+
+def test_a_cache_takes_no_mask_and_its_own_number_of_streams() -> None:
+    model = tiny()
+    with pytest.raises(ValueError, match="leave mask out"):
+        model(**arguments(TINY), cache=model.new_cache(2), mask=StepMask.causal(3, 3))
+    with pytest.raises(ValueError, match="the cache holds 3 streams, the batch has 2"):
+        model(**arguments(TINY), cache=model.new_cache(3))
+
+
+def test_half_precision_runs() -> None:
+    model = tiny().bfloat16()
+    inputs = {
+        name: value.bfloat16() if name in ("video", "structure", "audio", "reference") else value
+        for name, value in arguments(TINY).items()
+    }
+    with torch.no_grad():
+        assert model(**inputs).video.dtype == torch.bfloat16
