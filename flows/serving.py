@@ -36,11 +36,13 @@ def serve(config: Path) -> None:
     from dualforce_model.config import load_config
     from flows.pipeline import PipelineRun
     from flows.registry import load_flow
+    from flows.rerun import RerunRun
 
     pipeline = load_config(PipelineRun, config)
+    runs = {**pipeline.runs(), "pipeline": pipeline, "rerun": RerunRun(pipeline=pipeline)}
     deployments = [
         load_flow(name).to_deployment(name=pipeline.place.dataset, parameters={"config": run.model_dump(mode="json")})  # type: ignore[attr-defined]  # a flow
-        for name, run in pipeline.runs().items()
+        for name, run in runs.items()
     ]
     serve_deployments(*deployments, limit=1)
 

@@ -54,24 +54,18 @@ def account_markdown(account: Account) -> str:
 
 
 def gallery_markdown(fates: Sequence[Fate], media_root: Path) -> str:
-    """Pictures of clips with what became of them; quarantined and failed ones first. Bounded in clips and bytes."""
+    """Pictures of clips with what became of them; failed and quarantined ones first. Bounded in clips and bytes."""
     order = {"failed": 0, "quarantined": 1, "passed": 2, "waiting": 3}
     shown, size = [], 0
     for fate in sorted(fates, key=lambda fate: order[fate.outcome])[:GALLERY_CLIPS]:
         picture = _data_uri(media_root, fate.thumbnail) if fate.thumbnail else ""
-        if size + len(picture) > GALLERY_BYTES:
-            picture = ""
         size += len(picture)
-        image = f"![{fate.clip_id}]({picture})" if picture else "no picture"
-        why = (
-            f"{fate.reason}: {fate.measured} {fate.threshold}".replace("|", "/").replace("\n", " ")
-            if fate.reason
-            else ""
-        )
-        shown.append(f"| {image} | {fate.clip_id} | {fate.outcome} | {why[:200]} |")
+        why = f": {fate.reason}, {fate.measured} {fate.threshold}".strip()[:240] if fate.reason else ""
+        line = f"**{fate.outcome}** `{fate.clip_id}`{why}".replace("\n", " ")
+        shown.append(f"{line}\n\n![{fate.clip_id}]({picture})" if picture and size <= GALLERY_BYTES else line)
     left_out = len(fates) - len(shown)
-    foot = [f"\n{left_out} more are in the ledger: `dualforce status`, `dualforce failures`."] if left_out else []
-    return "\n".join(["| clip | id | outcome | why |", "| --- | --- | --- | --- |", *shown, *foot])
+    foot = [f"{left_out} more are in the ledger: `dualforce status`, `dualforce failures`."] if left_out else []
+    return "\n\n".join([*shown, *foot])
 
 
 def _data_uri(root: Path, relative: str) -> str:

@@ -89,7 +89,7 @@ def act(openness: Float[np.ndarray, " t"], seed: int) -> Acting:
     while now + len(BLINK) < frames:
         blink[now : now + len(BLINK)] = BLINK
         now += int(rng.integers(45, 130))
-    sway = [_wander(frames, rng) * reach for reach in (0.022, 0.012, 0.035, 0.015)]
+    sway = [_wander(frames, rng) * reach for reach in (0.009, 0.005, 0.015, 0.006)]
     sway[1] = sway[1] + 0.006 * openness  # a nod goes with a stressed syllable
     return Acting(openness, blink, np.stack(sway, axis=1).astype(np.float32))
 

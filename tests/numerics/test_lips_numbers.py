@@ -40,16 +40,22 @@ def _rendered(speaker: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 @pytest.mark.parametrize("speaker", PORTRAITS)
 def test_against_the_renderer_before_and_after_the_codec(speaker: str) -> None:
-    frames, truth, sound = _rendered(speaker, 3)
-    codec = DctVideoCodec()
-    opening = mouth_opening(frames)
-    reconstructed = mouth_opening(codec.decode(codec.encode(frames)))
-    envelope = speech_envelope(sound, FRAMES)
-    assert np.corrcoef(opening, truth)[0, 1] > 0.9
-    assert np.corrcoef(reconstructed, truth)[0, 1] > 0.8
-    assert lip_correlation(truth, envelope) > 0.95
-    assert lip_correlation(opening, envelope) > 0.85
-    assert lip_correlation(reconstructed, envelope) > 0.75
+    """Means over three clips: a single one of three seconds says little."""
+    codec, found = DctVideoCodec(), []
+    for seed in (1, 2, 3):
+        frames, truth, sound = _rendered(speaker, seed)
+        opening, envelope = mouth_opening(frames), speech_envelope(sound, FRAMES)
+        reconstructed = mouth_opening(codec.decode(codec.encode(frames)))
+        assert lip_correlation(truth, envelope) > 0.95
+        found.append(
+            (
+                np.corrcoef(opening, truth)[0, 1],
+                np.corrcoef(reconstructed, truth)[0, 1],
+                lip_correlation(opening, envelope),
+                lip_correlation(reconstructed, envelope),
+            )
+        )
+    assert (np.mean(found, axis=0) > (0.9, 0.8, 0.85, 0.75)).all()
 
 
 def test_the_own_sound_correlates_and_another_hardly_does() -> None:

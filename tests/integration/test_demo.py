@@ -1,0 +1,153 @@
+"""The demo as a user runs it: on Ray, from nothing; again; healed; interrupted; twice at once."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows.server import PrefectServer
+from flows.terminal import BUSY, INTERRUPTED
+from tasks.process import port_in_use
+
+pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.ray, pytest.mark.timeout(2700)]
+SMOKE = "configs/demo/smoke.yaml"
+
+
+def start(out: Path, *arguments: str, config: str = SMOKE) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "flows.cli", "demo", "--config", config, "--out", str(out), "--json", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(out: Path, *arguments: str, config: str = SMOKE) -> dict[str, Any]:
+    process = start(out, *arguments, config=config)
+    answer, progress = process.communicate(timeout=1800)
+    assert process.returncode == 0, progress
+    report: dict[str, Any] = json.loads(answer)
+    return report
+
+
+def command(*arguments: str) -> Any:
+    done = subprocess.run([sys.executable, "-m", "flows.cli", *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def children_of(out: Path) -> list[psutil.Process]:
+    """Living processes that name the run's folder, or are Ray's."""
+    words = (str(out), "raylet", "gcs_server", "ray::")
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any(word in part for part in process.info["cmdline"] or [] for word in words):
+            found.append(process)
+    return found
+
+
+def assert_nothing_left(out: Path) -> None:
+    limit = time.monotonic() + 30
+    while left := children_of(out):
+        assert time.monotonic() < limit, [process.cmdline() for process in left]
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory, prefect_server: PrefectServer) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("smoke") / "run"
+    return out, finish(out)
+
+
+def test_the_counts_add_up_and_the_files_are_there(smoke: tuple[Path, dict[str, Any]]) -> None:
+    out, report = smoke
+    clips = report["clips"]
+    assert clips["listed"] == clips["passed"] + sum(clips["quarantined"].values()) + sum(clips["failed"].values()) == 6
+    assert clips["quarantined"] == {"no_face": 1}
+    assert clips["failed"] == {"network": 1}
+    assert json.loads((out / "report.json").read_text())["snapshot"] == report["snapshot"]
+    for path in report["files"].values():
+        assert Path(path).exists(), path
+    assert (Path(report["checkpoint"]) / "state.json").is_file()
+    head = (out / "evaluation" / "lips.csv").read_text().splitlines()[0]
+    assert head.startswith("clip,frame,envelope,opening_generated")
+    assert_nothing_left(out)
+
+
+def test_the_same_command_twice_computes_nothing(smoke: tuple[Path, dict[str, Any]]) -> None:
+    out, report = smoke
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    again = finish(out)
+    assert not again["computed"]
+    assert (again["snapshot"], again["lips"]) == (report["snapshot"], report["lips"])
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
+
+
+def test_two_at_once_the_second_learns_who_is_first(smoke: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = smoke
+    first = start(out)
+    limit = time.monotonic() + 60
+    while not (out / ".lock").exists() or str(first.pid) not in (out / ".lock").read_text():
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+    second = start(out)
+    _, said = second.communicate(timeout=120)
+    assert second.returncode == BUSY
+    assert str(first.pid) in said
+    first.communicate(timeout=300)
+    assert first.returncode == 0
+
+
+def test_a_rerun_heals_one_clip_and_makes_a_new_version(smoke: tuple[Path, dict[str, Any]]) -> None:
+    out, report = smoke
+    status = command("status", "--out", str(out), "--json")
+    assert status["clips"]["failed"] == {"network": 1}
+    (failed,) = command("failures", "--out", str(out), "--no-quarantined", "--json")["fates"]
+    healed = finish(out, "--rerun")
+    assert healed["tried"] == [failed["clip_id"]]
+    assert [summary["done"] for summary in healed["summaries"]] == [1, 1, 3], "one download, one crop, three features"
+    new = healed["snapshot"]["snapshot"]["id"]
+    diff = command("snapshots", "diff", report["snapshot"], new, "--store", str(out / "store"), "--json")
+    assert (diff["added"], diff["removed"], diff["changed"]) == ([failed["clip_id"]], [], {})
+    assert command("snapshots", "show", "demo", "--store", str(out / "store"), "--json")["snapshot"]["id"] == new
+    assert command("snapshots", "verify", "demo", "--store", str(out / "store"), "--json")["problems"] == []
+
+
+@pytest.mark.parametrize("after_s", [6.0, 25.0])
+def test_an_interrupted_run_leaves_nothing_and_goes_on(
+    tmp_path: Path, after_s: float, prefect_server: PrefectServer
+) -> None:
+    out = tmp_path / "run"
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"
+    }  # a server of its own
+    arguments = [sys.executable, "-m", "flows.cli", "demo", "--config", SMOKE, "--out", str(out), "--port", "4391"]
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED, said
+    assert "Traceback" not in said
+    assert_nothing_left(out)
+    assert not port_in_use(4391)
+    finish(out)
+
+
+def test_the_full_demo_killed_three_times_ends_well(tmp_path: Path, prefect_server: PrefectServer) -> None:
+    out, moments = tmp_path / "run", random.Random(11)
+    for _ in range(3):
+        process = start(out, config="configs/demo/demo.yaml")
+        time.sleep(moments.uniform(20, 150))
+        process.kill()
+        process.communicate(timeout=60)
+        assert_nothing_left(out)
+    report = finish(out, config="configs/demo/demo.yaml")
+    clips = report["clips"]
+    assert clips["waiting"] == 0
+    assert clips["passed"] == 17, clips
+    assert report["lips"]["n"] >= 8
+    assert report["lips"]["r"] > 0.5, "far below the usual value: something of the interrupted work is wrong"
