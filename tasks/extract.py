@@ -111,7 +111,9 @@ class ExtractWorker:
             for modality in sorted(missing):
                 feature = self.extractors[modality](crop)
                 check_feature(modality, job.job_id, feature)
-                storage.write_bytes(self.parts_root / parts[modality], save(feature))
+                # safetensors writes the memory as it lies: an array that is not in C order would come back scrambled.
+                plain = {name: np.ascontiguousarray(array) for name, array in feature.items()}
+                storage.write_bytes(self.parts_root / parts[modality], save(plain))
         return {modality: {"part": parts[modality], "key": key} for modality, key in job.wanted.items()}
 
     def _check_keys(self, job: ExtractJob) -> None:

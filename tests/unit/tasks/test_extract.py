@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from dualforce_model import media, storage
 from dualforce_model.schema import check_feature, check_shapes
 from tasks.extract import ExtractConfig, ExtractJob, ExtractWorker, load_part, wanted_features
-from tasks.extractors import StructureConfig
+from tasks.extractors import CropMedia, StructureConfig
 from tasks.records import Impossible, Reason
 
 FRAMES = 21
@@ -47,6 +47,20 @@ def test_all_modalities_of_a_crop(tmp_path: Path, crop: Path) -> None:
         feature = load_part(tmp_path / "parts" / part["part"])
         check_feature(modality, "clip-1", feature)
         check_shapes(modality, "clip-1", FRAMES, {name: array.shape for name, array in feature.items()})
+
+
+def test_parts_hold_what_the_extractors_made(tmp_path: Path, crop: Path) -> None:
+    """Arrays that are views in another order of axes must not be written as they lie in memory."""
+    worker = _worker(tmp_path)
+    value = worker(_job(crop, ExtractConfig()))
+    frames = np.stack(list(media.read_frames(crop)))
+    media_of_crop = CropMedia(frames, media.read_sound(crop, 0.0, FRAMES / 25))
+    for modality, extractor in worker.extractors.items():
+        stored = load_part(tmp_path / "parts" / value[modality]["part"])
+        for name, array in extractor(media_of_crop).items():
+            np.testing.assert_array_equal(stored[name], array, err_msg=f"{modality} {name}")
+    latents = load_part(tmp_path / "parts" / value["video"]["part"])
+    np.testing.assert_array_equal(latents["references"][0], latents["latents"][0])
 
 
 def test_finished_parts_are_reused_and_a_torn_one_is_made_again(

@@ -1,0 +1,201 @@
+"""Pictures out of files: what a video says of itself, its frames at a constant rate, single pictures."""
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from av.error import FFmpegError
+from av.sidedata.sidedata import Type as SideDataType
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import Field
+
+from dualforce_model.config import Frozen
+from dualforce_model.media import container as files
+from dualforce_model.media.container import DEFAULT_LIMITS, MediaError, MediaLimits
+
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+PIXEL_ASPECTS = (0.25, 4.0)  # declared shapes of a pixel that are believed
+
+
+class Probe(Frozen):
+    """What a file says of itself, after its first picture was decoded."""
+
+    duration_s: float = Field(ge=0, description="announced duration of the pictures; 0: not announced")
+    width_px: int = Field(ge=1, description="as displayed: turned by the rotation metadata, square pixels")
+    height_px: int = Field(ge=1, description="as displayed")
+    fps: float = Field(ge=0, description="announced average rate; 0: not announced. Only time stamps can be trusted")
+    num_frames: int = Field(ge=0, description="announced number of pictures; 0: not announced")
+    video_codec: str
+    has_sound: bool = Field(description="there is a sound stream, perhaps a silent one")
+    sound_duration_s: float = Field(0.0, ge=0, description="announced duration of the sound; 0: none or not announced")
+    sound_codec: str | None = None
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One decoded picture with its time on display, in seconds after the first picture."""
+
+    begin: Fraction
+    end: Fraction
+    frame: Any  # av.VideoFrame
+    aspect: float
+
+    def pixels(self) -> np.ndarray:
+        """uint8 [H, W, 3] RGB, square pixels, turned and mirrored as the display matrix says."""
+        width, height = self.frame.width, self.frame.height
+        if self.aspect > 1:
+            width = round(width * self.aspect)
+        else:
+            height = round(height / self.aspect)
+        rgb: np.ndarray = self.frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+        matrix = self.frame.side_data.get(SideDataType.DISPLAYMATRIX)
+        return rgb if matrix is None else _turned(rgb, np.frombuffer(bytes(matrix), np.int32).reshape(3, 3))
+
+
+def probe(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> Probe:
+    """Open a video, decode its first picture, say what it is."""
+    with files.opened(path) as container:
+        stream = _video_stream(container, path, limits)
+        sound = files.sound_track(container, stream)
+        with closing(_pictures(container, stream, path, limits)) as pictures:
+            first = next(pictures, None)
+        if first is None:
+            raise MediaError("undecodable", f"{path.name}: not one picture decodes")
+        height, width = first.pixels().shape[:2]
+        return Probe(
+            duration_s=files.announced_s(container, stream),
+            width_px=width,
+            height_px=height,
+            fps=float(stream.average_rate or 0),
+            num_frames=max(stream.frames, 0),
+            video_codec=stream.codec_context.name,
+            has_sound=sound is not None,
+            sound_duration_s=0.0 if sound is None else files.announced_s(container, sound),
+            sound_codec=None if sound is None else sound.codec_context.name,
+        )
+
+
+def read_frames(
+    path: Path, start_s: float = 0.0, end_s: float | None = None, fps: int = 25, limits: MediaLimits = DEFAULT_LIMITS
+) -> Iterator[np.ndarray]:
+    """Pictures of a span at a constant rate: uint8 [H, W, 3] RGB, upright, with square pixels.
+
+    Output frame i is what is on display at the middle of its interval, by time stamps: any input rate will do.
+    A span that ends after the video gives what there is; one that starts there is a MediaError `span_outside`.
+    The errors come with the first frame that is asked for, not with the call.
+    """
+    start = _exact(start_s)
+    wanted = limits.max_frames if end_s is None else _whole((_exact(end_s) - start) * fps)
+    # A millisecond before the middle: 50 fps input would otherwise sit on the edge between two pictures.
+    middle = start + Fraction(1, 2 * fps) - Fraction(1, 1000)
+    with files.opened(path) as container:
+        stream = _video_stream(container, path, limits)
+        count, shown = 0, None
+        for picture in _pictures(container, stream, path, limits, start):
+            if picture.begin > middle + Fraction(count, fps):
+                pixels = (shown or picture).pixels()
+            while count < wanted and picture.begin > middle + Fraction(count, fps):
+                yield pixels
+                count += 1
+            if count >= wanted:
+                return
+            shown = picture
+        announced = files.announced_s(container, stream)
+        end = Fraction(0) if shown is None else shown.end
+        end = min(end, _exact(announced)) if shown is not None and shown.begin < announced else end
+        files.refuse_cut_short(path, float(end), announced)
+        wanted = min(wanted, _whole((end - start) * fps))
+        if shown is None or wanted < 1:
+            raise MediaError(
+                "span_outside", f"{path.name}: span from {start_s} s; the video ends at {float(end):.2f} s"
+            )
+        pixels = shown.pixels()
+        for _ in range(count, wanted):
+            yield pixels
+
+
+def read_image(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
+    """A picture file: uint8 [H, W, 3] RGB, turned upright as its EXIF orientation says."""
+    try:
+        with Image.open(files.existing(path), formats=PICTURE_FORMATS) as image:
+            files.refuse_large(path, image.width, image.height, limits)
+            pixels: np.ndarray = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return pixels
+    except UnidentifiedImageError as error:
+        raise MediaError("not_media", f"{path.name}: no picture ({', '.join(PICTURE_FORMATS)} are read)") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise MediaError("over_limit", f"{path.name}: {error}") from error
+    except (OSError, SyntaxError) as error:  # what Pillow raises for broken data; a system's own error has an errno
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise MediaError("undecodable", f"{path.name}: the picture is broken: {error}") from error
+
+
+def _video_stream(container: Any, path: Path, limits: MediaLimits) -> Any:
+    stream = files.moving_picture(container)
+    if stream is None:
+        raise MediaError("no_video", f"{path.name}: no video stream that can be decoded (sound or cover art alone)")
+    files.refuse_large(path, stream.width, stream.height, limits)
+    files.refuse_long(path, files.announced_s(container, stream), limits)
+    stream.codec_context.thread_count = 1  # parallelism is across clips: one core each
+    return stream
+
+
+def _pictures(
+    container: Any, stream: Any, path: Path, limits: MediaLimits, start: Fraction = Fraction(0)
+) -> Generator[_Picture, None, None]:
+    """Decoded pictures in order of display; the first begins at or before `start` (or is the video's first)."""
+    origin = _exact(files.start_s(container, stream))
+    step = 1 / Fraction(stream.guessed_rate or stream.average_rate or 25)
+    aspect = float(stream.sample_aspect_ratio or 1)
+    aspect = aspect if PIXEL_ASPECTS[0] <= aspect <= PIXEL_ASPECTS[1] else 1.0
+    sought = start > 0 and _seek(container, stream, origin + start)
+    last = None
+    for index, frame in enumerate(frame for frames in files.packets(container, stream, path) for frame in frames):
+        if index >= limits.max_frames:
+            raise MediaError("over_limit", f"{path.name}: more than {limits.max_frames} pictures")
+        files.refuse_large(path, frame.width, frame.height, limits)
+        begin = (last or 0) + step if frame.pts is None else frame.pts * stream.time_base - origin
+        if sought and last is None and begin > start:  # a poor index: the seek went too far
+            container.seek(0, backward=True)
+            yield from _pictures(container, stream, path, limits)
+            return
+        if last is not None and begin <= last:
+            continue
+        files.refuse_long(path, float(begin), limits)
+        step = step if last is None else begin - last
+        last = begin
+        # Declared rates and durations may be nonsense (1000 fps): a picture lasts no shorter than the one before.
+        yield _Picture(begin, begin + max(step, (frame.duration or 0) * stream.time_base), frame, aspect)
+
+
+def _seek(container: Any, stream: Any, instant: Fraction) -> bool:
+    try:
+        container.seek(int(instant / stream.time_base), stream=stream, backward=True)
+    except FFmpegError:
+        return False  # no index: decoding from the beginning finds the span as well
+    return True
+
+
+def _turned(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Apply a display matrix ([[a, b, .], [c, d, .], ...]: x' = a x + c y, y' = b x + d y) of right angles."""
+    (a, b), (c, d) = matrix[:2, :2].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        rgb, (a, d) = rgb.transpose(1, 0, 2), (c, b)
+    rgb = rgb[:, ::-1] if a < 0 else rgb
+    turned: np.ndarray = np.ascontiguousarray(rgb[::-1] if d < 0 else rgb)
+    return turned
+
+
+def _exact(seconds: float) -> Fraction:
+    """Seconds as a fraction: time stamps are fractions, and float noise makes pictures stutter."""
+    return Fraction(seconds).limit_denominator(1_000_000)
+
+
+def _whole(count: Fraction) -> int:
+    """Whole frames in a number of frames, forgiving a microsecond."""
+    return int(count + Fraction(1, 10_000))

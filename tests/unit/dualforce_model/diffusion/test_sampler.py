@@ -1,0 +1,146 @@
+"""The sampler against a net whose answer is known, and against a real one cached and batched."""
+
+import pytest
+import torch
+
+from dualforce_model.audio import AudioConfig
+from dualforce_model.batch import TalkingHeadBatch
+from dualforce_model.bridge import BridgeConfig
+from dualforce_model.diffusion.guidance import Guidance
+from dualforce_model.diffusion.prediction import Reading, Spread
+from dualforce_model.diffusion.sampler import Chunk, Conditions, Sampler, SamplerConfig
+from dualforce_model.diffusion.schedule import NoiseSchedule
+from dualforce_model.model import DualForce, ModelConfig
+from dualforce_model.towers import StructureTowerConfig, VideoTowerConfig
+
+CONFIG = ModelConfig(
+    video=VideoTowerConfig(heads=2, head_dim=8, layers=2, ffn_dim=16, freq_dim=8, latent_channels=3),
+    structure=StructureTowerConfig(heads=2, head_dim=8, layers=2, ffn_dim=16, freq_dim=8, entries=5, sink_tokens=1),
+    bridge=BridgeConfig(depth=2, condition_dim=8),
+    audio=AudioConfig(layers=2, features=6, slot_dim=4, context_dim=8, look_ahead_steps=1),
+    window_steps=3,
+)
+STEPS = 7
+READING = Reading.of("velocity", Spread(video=(1.0,) * 3, structure=(1.0,) * 5))
+
+
+@pytest.fixture(scope="module")
+def model() -> DualForce:
+    torch.manual_seed(0)
+    made = DualForce(CONFIG).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():  # gates and heads start at zero: give everything something to say
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    return made
+
+
+def conditions(batch: int = 2) -> Conditions:
+    fake = TalkingHeadBatch.fake(CONFIG, batch, STEPS, 4, 4)
+    return Conditions(fake.reference, fake.structure[:, 0], fake.audio, fake.audio_mask)
+
+
+def sample(
+    model: DualForce, given: Conditions, seeds: list[int], **config: object
+) -> tuple[torch.Tensor, torch.Tensor]:
+    settings = SamplerConfig(num_inference_steps=3, **config)  # type: ignore[arg-type]
+    chunks = list(Sampler(model, NoiseSchedule(), settings, READING).stream(given, seeds))
+    assert [chunk.first_step for chunk in chunks] == [0, *range(1, STEPS, settings.chunk_steps)]
+    structures = [chunk.structure for chunk in chunks if chunk.structure is not None]
+    return torch.cat([chunk.video for chunk in chunks], 1), torch.cat(structures, 1)
+
+
+def row(given: Conditions, index: int) -> Conditions:
+    assert given.structure is not None
+    pick = slice(index, index + 1)
+    return Conditions(given.reference[pick], given.structure[pick], given.audio[pick], given.audio_mask[pick])
+
+
+def test_the_reference_comes_first_and_every_step_once(model: DualForce) -> None:
+    given = conditions()
+    video, structure = sample(model, given, [1, 2])
+    assert video.shape == (2, STEPS, 3, 4, 4)
+    assert structure.shape == (2, STEPS, 4, 5)
+    assert torch.equal(video[:, 0], given.reference)
+    assert torch.isfinite(video).all()
+
+
+def test_a_clip_does_not_depend_on_its_batch(model: DualForce) -> None:
+    given = conditions()
+    together, _ = sample(model, given, [1, 2])
+    for index, seed in enumerate([1, 2]):
+        alone, _ = sample(model, row(given, index), [seed])
+        torch.testing.assert_close(alone[0], together[index], rtol=1e-4, atol=1e-4)
+
+
+def test_seeds_decide(model: DualForce) -> None:
+    given = row(conditions(), 0)
+    assert torch.equal(sample(model, given, [1])[0], sample(model, given, [1])[0])
+    assert not torch.equal(sample(model, given, [1])[0], sample(model, given, [2])[0])
+
+
+def test_later_sound_does_not_reach_earlier_steps(model: DualForce) -> None:
+    given = row(conditions(), 0)
+    before, _ = sample(model, given, [1])
+    given.audio[:, 5] += 1.0
+    after, _ = sample(model, given, [1])
+    look_ahead = 1
+    assert torch.equal(before[:, : 5 - look_ahead], after[:, : 5 - look_ahead])
+    assert not torch.equal(before[:, 5 - look_ahead], after[:, 5 - look_ahead])
+
+
+def test_a_chunk_of_two_is_another_sampler_of_the_same_length(model: DualForce) -> None:
+    video, _ = sample(model, row(conditions(), 0), [1], chunk_steps=2)
+    assert video.shape[1] == STEPS
+
+
+def test_guidance_of_one_changes_nothing_and_two_does(model: DualForce) -> None:
+    given = row(conditions(), 0)
+    plain, _ = sample(model, given, [1])
+    assert torch.equal(plain, sample(model, given, [1], guidance=Guidance(audio_scale=1.0))[0])
+    off = sample(model, given, [1], guidance=Guidance(audio_scale=2.0, off_below_sigma=1.0))[0]
+    assert not torch.equal(plain, off)  # at sigma 1 it is on
+    assert not torch.equal(sample(model, given, [1], guidance=Guidance(audio_scale=2.0))[0], off)
+
+
+def test_a_seed_is_needed_for_each_stream(model: DualForce) -> None:
+    with pytest.raises(ValueError, match="1 seeds for 2 streams"):
+        next(Sampler(model, NoiseSchedule(), SamplerConfig(), READING).stream(conditions(), [1]))
+
+
+class Oracle(torch.nn.Module):
+    """Knows the answer: says the true velocity of a known clip, and notes the states it is asked about."""
+
+    def __init__(self, real: DualForce, truth: Chunk) -> None:
+        super().__init__()
+        self.settings, self.truth, self.visited = real.settings, truth, []
+
+    def new_cache(self, batch: int) -> None:
+        return None
+
+    def forward(self, **given: torch.Tensor) -> Chunk:
+        step = int(given["positions"][0, 0])
+        self.visited.append(
+            (step, float(given["sigma_video"][0, 0]), float(given["sigma_structure"][0, 0]), given["commit"])
+        )
+        return Chunk(step, self._true(given, "video", step), self._true(given, "structure", step))
+
+    def _true(self, given: dict[str, torch.Tensor], name: str, step: int) -> torch.Tensor:
+        sigma, x = given[f"sigma_{name}"], given[name]
+        x0 = getattr(self.truth, name)[:, step : step + x.shape[1]]
+        return (x - x0) / sigma.clamp(min=1e-6).reshape(*sigma.shape, *(1,) * (x.ndim - 2))
+
+
+def test_true_velocities_lead_to_the_true_clip_along_the_stated_path(model: DualForce) -> None:
+    given = row(conditions(), 0)
+    truth = Chunk(0, torch.randn(1, STEPS, 3, 4, 4), torch.randn(1, STEPS, 4, 5))
+    oracle = Oracle(model, truth)
+    video, structure = sample(oracle, given, [5])  # type: ignore[arg-type]
+    torch.testing.assert_close(video[:, 1:], truth.video[:, 1:], rtol=1e-4, atol=1e-5)
+    assert truth.structure is not None
+    torch.testing.assert_close(structure[:, 1:], truth.structure[:, 1:], rtol=1e-4, atol=1e-5)
+    path = NoiseSchedule().path(3)
+    want = [(0, 0.0, 0.0, True)]
+    for step in range(1, STEPS):
+        want += [(step, float(v), float(s), False) for v, s in zip(path.video[:-1], path.structure[:-1], strict=True)]
+        want.append((step, 0.0, 0.0, True))
+    assert oracle.visited == want

@@ -1,0 +1,197 @@
+"""Scores against what is known: closed forms, made curves, and real clips where they are at hand."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from dualforce_model import media
+from tasks import quality
+from tasks.records import Score
+
+RATE = 16000
+
+
+def value(score: Score) -> float:
+    assert score.value is not None, score.method
+    return score.value
+
+
+def speechlike(seconds: float, seed: int = 0, pause_s: float = 0.4) -> np.ndarray:
+    """Syllables of band-limited noise with pauses: 0.8 s on, `pause_s` off."""
+    rng = np.random.default_rng(seed)
+    n = int(seconds * RATE)
+    t = np.arange(n) / RATE
+    syllables = 0.55 - 0.45 * np.cos(2 * np.pi * 4 * t)
+    talking = (t % (0.8 + pause_s)) < 0.8
+    noise = rng.normal(0, 0.2, n)
+    return (noise * syllables * talking).astype(np.float32)
+
+
+def test_duration_and_loudness_have_closed_forms() -> None:
+    assert value(quality.duration_s(50)) == 2.0
+    tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)).astype(np.float32)
+    assert value(quality.loudness_db(tone)) == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.01)
+    assert value(quality.loudness_db(np.zeros(RATE, np.float32))) == quality.SILENCE_DB
+    assert value(quality.loudness_db(np.zeros(0, np.float32))) == quality.SILENCE_DB
+
+
+@pytest.mark.parametrize("pause_s", [0.4, 1.2])
+def test_speech_share_is_the_time_with_speech(pause_s: float) -> None:
+    rng = np.random.default_rng(1)
+    sound = speechlike(9.6, pause_s=pause_s) + rng.normal(0, 0.001, int(9.6 * RATE)).astype(np.float32)
+    assert value(quality.speech_share(sound)) == pytest.approx(0.8 / (0.8 + pause_s), abs=0.08)
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        np.zeros(2 * RATE, np.float32),
+        np.zeros(0, np.float32),
+        np.zeros(100, np.float32),
+        (0.3 * np.sin(np.arange(2 * RATE) / 5)).astype(np.float32),
+        np.random.default_rng(0).normal(0, 0.1, 2 * RATE).astype(np.float32),
+        speechlike(2.0) * 1e-4,
+    ],
+    ids=["silence", "nothing", "six milliseconds", "tone", "noise", "far too quiet"],
+)
+def test_what_is_no_speech_has_none(sound: np.ndarray) -> None:
+    assert value(quality.speech_share(sound)) < 0.05
+    assert quality.snr_db(sound).value is None
+
+
+@pytest.mark.parametrize("snr", [5.0, 15.0, 30.0])
+def test_snr_is_speech_over_background(snr: float) -> None:
+    speech = speechlike(9.6, pause_s=0.8)
+    power = float(np.mean(speech[speech != 0] ** 2))
+    noise = np.random.default_rng(1).normal(0, np.sqrt(power / 10 ** (snr / 10)), len(speech)).astype(np.float32)
+    assert value(quality.snr_db(speech + noise)) == pytest.approx(snr, abs=3.5)
+
+
+def moving_picture(seed: int, num_frames: int) -> list[np.ndarray]:
+    """A textured scene under a panning, shaking camera."""
+    rng = np.random.default_rng(seed)
+    texture = cv2.resize(rng.integers(0, 255, (12, 12, 3), np.uint8), (320, 320), interpolation=cv2.INTER_CUBIC)
+    shake = rng.integers(-3, 4, (num_frames, 2))
+    return [np.roll(texture, (i + int(a), 2 * i + int(b)), axis=(0, 1))[:240] for i, (a, b) in enumerate(shake)]
+
+
+def cuts(frames: list[np.ndarray]) -> float:
+    return value(quality.shot_cuts([quality.glance(frame) for frame in frames]))
+
+
+def test_cuts_are_counted_and_camera_movement_is_none() -> None:
+    shots = [moving_picture(seed, 20) for seed in range(3)]
+    assert cuts(shots[0]) == 0
+    assert cuts(shots[0] + shots[1]) == 1
+    assert cuts(shots[0] + shots[1] + shots[2] + shots[0]) == 3
+    assert cuts([frame for frame in shots[0] + shots[1] for _ in range(3)]) == 1  # 8 fps shown at 25
+    assert cuts(shots[0][:1] + shots[1][:1]) == 1
+    assert cuts(shots[0][:1]) == 0
+
+
+def test_fades_and_flicker_are_no_cuts() -> None:
+    scene = moving_picture(0, 50)
+    assert cuts([(frame * (i / 50)).astype(np.uint8) for i, frame in enumerate(scene)]) == 0
+    rng = np.random.default_rng(0)
+    assert cuts([np.clip(frame * rng.uniform(0.95, 1.05), 0, 255).astype(np.uint8) for frame in scene]) == 0
+
+
+def test_sharpness_falls_with_blur_and_ignores_contrast_and_size() -> None:
+    face = np.ascontiguousarray(data.astronaut()[60:180, 165:285])
+    scores = [value(quality.sharpness([cv2.GaussianBlur(face, (0, 0), sigma)])) for sigma in (0.3, 1.0, 2.0, 4.0)]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 8 * scores[-1]
+    dim = (face * 0.4 + 60).astype(np.uint8)
+    assert value(quality.sharpness([dim])) == pytest.approx(value(quality.sharpness([face])), rel=0.15)
+    large = cv2.resize(face, (480, 480), interpolation=cv2.INTER_CUBIC)
+    assert value(quality.sharpness([large])) == pytest.approx(value(quality.sharpness([face])), rel=0.35)
+    assert value(quality.sharpness([np.full((50, 50, 3), 90, np.uint8)])) < 0.1
+
+
+def talking(num_frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mouth opening and envelope of one utterance: syllables at irregular times."""
+    rng = np.random.default_rng(seed)
+    envelope = np.zeros(num_frames + 20, np.float32)
+    start = 0
+    while start < num_frames:
+        length = int(rng.integers(3, 8))
+        envelope[start : start + length] += rng.uniform(0.03, 0.1) * np.hanning(length + 2)[1:-1]
+        start += length + int(rng.choice([0, 1, 2, 9]))
+    envelope = envelope[:num_frames]
+    return (0.1 + 1.2 * envelope + rng.normal(0, 0.002, num_frames)).astype(np.float32), envelope
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lips_that_follow_the_sound_score_high_and_others_low(seed: int) -> None:
+    opening, envelope = talking(250, seed)
+    others = talking(250, seed + 100)[0]
+    still = (0.1 + np.random.default_rng(seed).normal(0, 0.0015, 250)).astype(np.float32)
+    good = value(quality.lip_motion(opening, envelope))
+    assert good > 0.5
+    assert value(quality.lip_motion(others, envelope)) < 0.6 * good
+    assert value(quality.lip_motion(still, envelope)) < 0.2
+    assert quality.lip_motion(opening, np.zeros(250, np.float32)).value is None
+    assert quality.lip_motion(opening[:5], envelope[:5]).value is None
+
+
+@pytest.mark.parametrize("lag", [-9, -3, 0, 1, 4, 12])
+def test_the_offset_is_where_the_sound_went(lag: int) -> None:
+    opening, envelope = talking(300, 0)
+    late = opening[20:-20], envelope[20 - lag : len(envelope) - 20 - lag]
+    assert value(quality.sound_offset_ms(*late)) == pytest.approx(40 * lag, abs=12)
+
+
+def test_the_offset_is_not_guessed() -> None:
+    opening, envelope = talking(250, 0)
+    strangers = [quality.sound_offset_ms(talking(250, seed)[0], envelope).value for seed in range(100, 120)]
+    assert sum(offset is not None for offset in strangers) <= 4  # syllables have a rhythm, so chance has a chance
+    assert quality.sound_offset_ms(np.full(250, 0.1, np.float32), envelope).value is None
+    assert quality.sound_offset_ms(opening, np.zeros(250, np.float32)).value is None
+    assert quality.sound_offset_ms(opening[:20], envelope[:20]).value is None
+
+
+def test_what_cannot_be_measured_says_what_it_would_take() -> None:
+    assert quality.not_measured("landmarks") == Score(method="none: needs landmarks", value=None)
+
+
+def listed_speech(shared: Path) -> list[tuple[str, float]]:
+    """Sound files of the shared folder with the share of speech that a voice-activity network measured."""
+    found = re.findall(
+        r"^\| `([^`]+)` \| [\d.]+ \| [^|]+\| [-\d.]+ \| ([\d.]+) \|", (shared / "realdata/README.md").read_text(), re.M
+    )
+    return [(name, float(share)) for name, share in found]
+
+
+def test_speech_share_of_real_sound_agrees_with_a_network(shared: Path) -> None:
+    files = listed_speech(shared)
+    assert len(files) >= 12
+    errors = {
+        name: value(quality.speech_share(media.read_sound(shared / "realdata/audio" / name))) - share
+        for name, share in files
+        if "opus" not in name  # a hum whose level wavers: energy alone takes it for speech
+    }
+    assert max(abs(error) for error in errors.values()) < 0.12, errors
+
+
+def test_snr_of_real_speech_orders_the_same_sentence(shared: Path) -> None:
+    folder = shared / "realdata/audio/dreamtalk"
+    clean, noisy = (quality.snr_db(media.read_sound(folder / f"noisy_audio_meeting_snr_{n}.wav")) for n in (20, 0))
+    assert value(clean) > value(noisy) + 10
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("face_recognition/short_hamilton_clip.mp4", 3),
+        ("smirk/dafoe.mp4", 0),
+        ("batch-face/ross.mp4", 0),
+        ("MARLIN/video05.mp4", 0),
+        ("Panda-70M/aCx99cgrkVY.22.mp4", 0),
+    ],
+)
+def test_cuts_of_real_clips(shared: Path, name: str, number: int) -> None:
+    assert cuts(list(media.read_frames(shared / "realdata/video" / name))) == number
