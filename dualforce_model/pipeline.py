@@ -1,0 +1,230 @@
+"""DualForcePipeline: one picture and one sound in, a talking head out.
+
+    pipe = DualForcePipeline.from_pretrained("runs/demo/.../checkpoints/step-00000600")
+    frames = pipe(image=picture, audio=samples, seed=0)      # uint8 [T, H, W, 3], 25 frames a second
+
+Legend: b clips of one call, T frames, S steps, n samples at 16 kHz.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from dualforce_model import clock
+from dualforce_model.checkpoint import EMA_NAME, EMA_VARIANT, MODEL_FOLDER, CheckpointError, load_record
+from dualforce_model.config import validate
+from dualforce_model.diffusion.guidance import Guidance
+from dualforce_model.diffusion.sampler import Conditions, Sampler, SamplerConfig
+from dualforce_model.encoders import make_encoder
+from dualforce_model.errors import InputError
+from dualforce_model.model import DualForce
+from dualforce_model.schema import TensorStatistics
+from dualforce_model.storage import write_json
+from dualforce_model.train_config import PipelineRecord
+
+RECORD_NAME = "pipeline.json"
+
+
+class GenerationInputError(InputError):
+    """A picture or a sound that cannot be used; the message says what was found and what is expected."""
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Model inputs of all clips of a call, and how many frames each clip is to have."""
+
+    conditions: Conditions
+    num_frames: tuple[int, ...]
+
+
+class DualForcePipeline:
+    """Model, encoders and statistics of one checkpoint. Averaged weights are taken where the checkpoint has them."""
+
+    def __init__(self, model: DualForce, record: PipelineRecord) -> None:
+        self.model = model.eval()
+        self.record = record
+        self.codec: Any = make_encoder(record.encoders.video.name, record.encoders.video.config)
+        self.structure: Any = make_encoder(record.encoders.structure.name, record.encoders.structure.config)
+        self.hearing: Any = make_encoder(record.encoders.audio.name, record.encoders.audio.config)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read a checkpoint of the trainer, or what `save_pretrained` wrote. Raises CheckpointError."""
+        folder = Path(folder)
+        if not (folder / RECORD_NAME).is_file():
+            raise CheckpointError(f"{folder}: no {RECORD_NAME}; expected a checkpoint folder such as .../step-00000600")
+        record = validate(PipelineRecord, load_record(folder / RECORD_NAME), str(folder / RECORD_NAME))
+        variant = EMA_VARIANT if (folder / MODEL_FOLDER / EMA_NAME).is_file() else None
+        return cls(DualForce.from_pretrained(folder / MODEL_FOLDER, variant=variant, use_safetensors=True), record)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model and record so that `from_pretrained` reads them; the weights in use become the weights."""
+        folder = Path(folder)
+        shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
+        self.model.save_pretrained(folder / MODEL_FOLDER, safe_serialization=True)
+        write_json(folder / RECORD_NAME, self.record.model_dump(mode="json"))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move the model; the encoders stay where they are."""
+        self.model.to(device=device, dtype=dtype)
+        return self
+
+    @overload
+    def __call__(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        audio: Float32[np.ndarray, " n"],
+        seed: int = 0,
+        *,
+        num_inference_steps: int | None = None,
+        chunk_steps: int | None = None,
+        guidance: float | None = None,
+    ) -> UInt8[np.ndarray, "t h w 3"]: ...
+
+    @overload
+    def __call__(
+        self,
+        image: Sequence[UInt8[np.ndarray, "h w 3"]],
+        audio: Sequence[Float32[np.ndarray, " n"]],
+        seed: int | Sequence[int] = 0,
+        *,
+        num_inference_steps: int | None = None,
+        chunk_steps: int | None = None,
+        guidance: float | None = None,
+    ) -> list[UInt8[np.ndarray, "t h w 3"]]: ...
+
+    def __call__(
+        self,
+        image: UInt8[np.ndarray, "h w 3"] | Sequence[UInt8[np.ndarray, "h w 3"]],
+        audio: Float32[np.ndarray, " n"] | Sequence[Float32[np.ndarray, " n"]],
+        seed: int | Sequence[int] = 0,
+        *,
+        num_inference_steps: int | None = None,
+        chunk_steps: int | None = None,
+        guidance: float | None = None,
+    ) -> UInt8[np.ndarray, "t h w 3"] | list[UInt8[np.ndarray, "t h w 3"]]:
+        """Frames at 25 per second, exactly as many as the sound fills (a started frame counts).
+
+        Lists are sampled as one batch: sounds are padded with silence to the longest, results trimmed. Clip i of a list
+        is sampled with seed + i, or with its own from a list of seeds. What is left out has the checkpoint's default.
+        """
+        images = [image] if isinstance(image, np.ndarray) else list(image)
+        sounds = [audio] if isinstance(audio, np.ndarray) else list(audio)
+        seeds = [seed + number for number in range(len(images))] if isinstance(seed, int) else list(seed)
+        prepared = self._prepare(images, sounds, seeds)
+        settings = self._settings(num_inference_steps, chunk_steps, guidance)
+        sampler = Sampler(self.model, self.record.diffusion.schedule, settings, self.record.reading())
+        parts = [self._decode(chunk.video, chunk.first_step) for chunk in sampler.stream(prepared.conditions, seeds)]
+        clips = [
+            np.concatenate(clip)[:count]
+            for clip, count in zip(zip(*parts, strict=True), prepared.num_frames, strict=True)
+        ]
+        return clips[0] if isinstance(image, np.ndarray) else clips
+
+    def stream(
+        self, image: UInt8[np.ndarray, "h w 3"], audio: Float32[np.ndarray, " n"], seed: int = 0, **options: Any
+    ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+        """The frames of one clip as they are made, chunk by chunk; together they equal what a call returns."""
+        prepared = self._prepare([image], [audio], [seed])
+        settings = self._settings(**{"num_inference_steps": None, "chunk_steps": None, "guidance": None, **options})
+        left = prepared.num_frames[0]
+        sampler = Sampler(self.model, self.record.diffusion.schedule, settings, self.record.reading())
+        for chunk in sampler.stream(prepared.conditions, [seed]):
+            frames = self._decode(chunk.video, chunk.first_step)[0][:left]
+            left -= len(frames)
+            if len(frames):
+                yield frames
+
+    # --------------------------------------------------------------------------------------------------- in and out
+
+    def _settings(
+        self, num_inference_steps: int | None, chunk_steps: int | None, guidance: float | None
+    ) -> SamplerConfig:
+        given = self.record.sampler
+        scale = given.guidance.audio_scale if guidance is None else guidance
+        return SamplerConfig(
+            num_inference_steps=given.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            chunk_steps=given.chunk_steps if chunk_steps is None else chunk_steps,
+            guidance=Guidance(audio_scale=scale, off_below_sigma=given.guidance.off_below_sigma),
+        )
+
+    def _prepare(
+        self,
+        images: Sequence[UInt8[np.ndarray, "h w 3"]],
+        sounds: Sequence[Float32[np.ndarray, " n"]],
+        seeds: Sequence[int],
+    ) -> _Prepared:
+        if not len(images) == len(sounds) == len(seeds) or not images:
+            raise GenerationInputError(
+                f"{len(images)} pictures, {len(sounds)} sounds and {len(seeds)} seeds: one of each per clip is expected"
+            )
+        for image in images:
+            _check_picture(image, images[0].shape)
+        counts = tuple(_num_frames(sound) for sound in sounds)
+        longest = clock.ceil_frames(max(counts))
+        latents = [self._standardise("video.latents", self.codec.encode_image(image)[None])[0] for image in images]
+        motions = [self._standardise("structure.motion", self.structure(image[None]))[0] for image in images]
+        tokens = [self.hearing(_padded(sound, longest)) for sound in sounds]
+        return _Prepared(self._conditions(latents, motions, tokens), counts)
+
+    def _conditions(self, latents: list[np.ndarray], motions: list[np.ndarray], tokens: list[np.ndarray]) -> Conditions:
+        device, dtype = self.model.device, self.model.dtype
+        audio = torch.stack([clock.fold_audio(torch.from_numpy(each)) for each in tokens]).to(device, dtype)
+        audio[:, 0] = 0  # step 0 is a picture: nothing is heard there, in training neither
+        mask = torch.ones(audio.shape[:3], dtype=torch.bool, device=device)
+        mask[:, 0] = False
+        motion = torch.from_numpy(np.stack(motions)).to(device, dtype)
+        return Conditions(
+            reference=torch.from_numpy(np.stack(latents)).to(device, dtype),
+            structure=None
+            if self.model.settings.structure is None
+            else motion[:, None].expand(-1, clock.FRAMES_PER_STEP, -1).contiguous(),
+            audio=audio,
+            audio_mask=mask,
+        )
+
+    def _decode(self, video: Tensor, first_step: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
+        statistics = self._statistics("video.latents")
+        latents = video.float().cpu().numpy()
+        return [self.codec.decode(statistics.restore(clip), first_step) for clip in latents]
+
+    def _standardise(self, name: str, rows: np.ndarray) -> np.ndarray:
+        standardised: np.ndarray = self._statistics(name).standardise(rows)
+        return standardised
+
+    def _statistics(self, name: str) -> TensorStatistics:
+        if name not in self.record.statistics:
+            raise CheckpointError(f"{RECORD_NAME} has no statistics of {name}; it has {sorted(self.record.statistics)}")
+        return self.record.statistics[name]
+
+
+def _check_picture(image: np.ndarray, shape: tuple[int, ...]) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise GenerationInputError(f"picture {image.dtype} {list(image.shape)}: expected uint8 [height, width, 3]")
+    if image.shape[0] != image.shape[1]:
+        raise GenerationInputError(
+            f"picture of {image.shape[1]}x{image.shape[0]} pixels: crop the face to a square first"
+        )
+    if image.shape != shape:
+        raise GenerationInputError(
+            f"pictures of {shape[1]} and {image.shape[1]} pixels in one batch: bring them to one size"
+        )
+
+
+def _num_frames(sound: np.ndarray) -> int:
+    if sound.ndim != 1 or not sound.size:
+        raise GenerationInputError(f"sound of shape {list(sound.shape)}: expected a row of samples at 16 kHz")
+    return -(-sound.size // clock.SAMPLES_PER_FRAME)
+
+
+def _padded(sound: np.ndarray, num_frames: int) -> np.ndarray:
+    """The sound with silence up to the given number of frames, float32."""
+    padded: np.ndarray = np.pad(sound.astype(np.float32), (0, clock.num_samples(num_frames) - sound.size))
+    return padded

@@ -1,0 +1,84 @@
+"""Train one run: `accelerate launch --config_file configs/accelerate/cpu.yaml -m dualforce_model.train --config CONFIG`
+
+The run lives in the folder of the configuration file: checkpoints/, train_log.jsonl, tensorboard/, and run_state.json,
+written last. The same command resumes from the newest whole checkpoint. SIGTERM saves and ends the run.
+"""
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from dualforce_model.checkpoint import newest_checkpoint, verify_checkpoint
+from dualforce_model.config import load_config
+from dualforce_model.engine import make_accelerator
+from dualforce_model.errors import InputError
+from dualforce_model.train_config import TrainConfig, TrainSettings
+from dualforce_model.train_state import RunState, StopSignal, write_run_state
+from dualforce_model.trainer import Trainer
+
+PR_SET_PDEATHSIG = 1
+LOGGER = logging.getLogger(__name__)
+__all__ = ["TrainConfig", "TrainSettings", "main", "train"]
+
+
+def train(config: TrainConfig, folder: Path, stop: StopSignal) -> RunState:
+    """Train, or go on training, in a folder; returns and writes how it ended."""
+    accelerator = make_accelerator(folder, config.precision)
+    LOGGER.info(
+        "%d process(es), %s, %s", accelerator.num_processes, accelerator.distributed_type.value, accelerator.device
+    )
+    accelerator.init_trackers("tensorboard")
+    try:
+        trainer = Trainer(config, folder, accelerator)
+        finished = trainer.run(stop)
+    except Exception as error:
+        if accelerator.is_main_process:
+            write_run_state(folder, _state(folder, "failed", resumable=not isinstance(error, InputError)))
+        raise
+    accelerator.end_training()
+    state = _state(folder, "finished" if finished else "stopped", resumable=not finished)
+    if accelerator.is_main_process:
+        write_run_state(folder, state)
+        sys.stdout.write(
+            f"training {state.reason} at step {state.step} of {config.steps}: {folder / str(state.checkpoint)}\n"
+        )
+        sys.stdout.flush()
+    return state
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of each process."""
+    if os.environ.get("DUALFORCE_DIE_WITH_PARENT") == "1":
+        _die_with_parent()
+    parser = argparse.ArgumentParser(description="Train DualForce on a snapshot.")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="resolved configuration; the run lives in its folder"
+    )
+    path: Path = parser.parse_args(arguments).config
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    stop = StopSignal()
+    stop.listen()
+    train(load_config(TrainConfig, path), path.resolve().parent, stop)
+
+
+def _state(folder: Path, reason: Literal["finished", "stopped", "failed"], resumable: bool) -> RunState:
+    newest = newest_checkpoint(folder)
+    step = verify_checkpoint(newest).step if newest is not None else 0
+    name = newest.relative_to(folder).as_posix() if newest is not None else None
+    return RunState(resumable=resumable, step=step, reason=reason, checkpoint=name)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends. Linux only; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

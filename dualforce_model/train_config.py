@@ -1,0 +1,92 @@
+"""Everything that decides what a training run computes; the run's folder is where its configuration file lies."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from dualforce_model.config import Frozen
+from dualforce_model.diffusion.prediction import Prediction, Reading, Spread
+from dualforce_model.diffusion.regimes import find_regime
+from dualforce_model.diffusion.sampler import SamplerConfig
+from dualforce_model.diffusion.schedule import NoiseSchedule
+from dualforce_model.encoders import EncoderChoice
+from dualforce_model.losses import LossWeights
+from dualforce_model.model import PRESETS, ModelConfig
+from dualforce_model.optimisation import OptimizerConfig
+from dualforce_model.schema import TensorStatistics
+
+
+class Encoders(Frozen):
+    """What turned pixels and sound into the snapshot's features; kept in checkpoints for the pipeline."""
+
+    video: EncoderChoice = EncoderChoice(name="dct_video")
+    structure: EncoderChoice = EncoderChoice(name="face_dct")
+    audio: EncoderChoice = EncoderChoice(name="log_mel")
+
+
+class Diffusion(Frozen):
+    """The diffusion process that trainer and sampler share."""
+
+    schedule: NoiseSchedule = NoiseSchedule()
+    prediction: Prediction = Field(default="residual", description="meaning of the network's output; velocity is Wan's")
+
+
+class TrainSettings(Frozen):
+    """A training run on any snapshot. The defaults are the demo's: two CPU cores, four minutes."""
+
+    encoders: Encoders = Encoders()
+    model: ModelConfig = Field(default=PRESETS["tiny"], description="widths of the data are taken from the snapshot")
+    diffusion: Diffusion = Diffusion()
+    regime: str = Field(default="clean_prefix", description="how noise levels are drawn: a name of REGIMES")
+    losses: LossWeights = LossWeights()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    sampler: SamplerConfig = Field(default=SamplerConfig(), description="kept as the pipeline's defaults")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of weights, order, noise and dropout")
+    steps: int = Field(default=800, ge=1, le=10_000_000, description="optimizer steps of the whole run")
+    batch_size: int = Field(default=8, ge=1, le=65_536, description="windows per optimizer step over all processes")
+    window_steps: int = Field(
+        default=9, ge=2, le=1024, description="steps of a training window, the reference included"
+    )
+    audio_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of silent windows; guidance needs some")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 arithmetic on CUDA, fp32 on the CPU; masters are fp32 either way"
+    )
+    save_every: int = Field(default=200, ge=1, description="steps between checkpoints; the last step always has one")
+    keep_checkpoints: int = Field(default=2, ge=1, le=1000, description="newest checkpoints that stay")
+    log_every: int = Field(default=10, ge=1, description="steps between lines of the log")
+    validate_every: int = Field(default=200, ge=1, description="steps between validation losses")
+    validation_windows: int = Field(default=16, ge=0, le=4096, description="windows of a validation loss; 0: none")
+    in_memory: bool = Field(default=True, description="keep the features in memory; turn off for large snapshots")
+    loader_workers: int = Field(default=0, ge=0, le=64, description="processes that read ahead; 0 reads in the trainer")
+
+    @field_validator("regime")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        find_regime(name)
+        return name
+
+    def resolve(self, store_url: str, snapshot_id: str) -> "TrainConfig":
+        """These settings on one snapshot."""
+        return TrainConfig(store_url=store_url, snapshot_id=snapshot_id, **dict(self))
+
+
+class TrainConfig(TrainSettings):
+    """One training run on one snapshot: what `python -m dualforce_model.train --config` reads."""
+
+    store_url: str = Field(min_length=1, description="fsspec URL of the feature store")
+    snapshot_id: str = Field(min_length=1, max_length=80, description="id of the snapshot to learn from")
+
+
+class PipelineRecord(Frozen):
+    """What a checkpoint says about its use: everything a pipeline needs besides the weights."""
+
+    encoders: Encoders
+    diffusion: Diffusion
+    sampler: SamplerConfig
+    spread: Spread = Field(description="unit of residuals, measured on training windows")
+    statistics: dict[str, TensorStatistics] = Field(description="of the snapshot: '<modality>.<array>'")
+    snapshot_id: str = Field(description="what the weights were trained on")
+
+    def reading(self) -> Reading:
+        """How the network's outputs are to be read."""
+        return Reading.of(self.diffusion.prediction, self.spread)

@@ -1,0 +1,281 @@
+"""The training loop: batch, noise, forward, losses, step, log, checkpoint. Resumes bit-exactly.
+
+Every random number is keyed: windows and noise by (seed, epoch, sample index), dropout by (seed, step, process). So the
+state of a run is its weights, moments, averaged weights and step, and nothing else.
+"""
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from dualforce_model import checkpoint, engine, optimisation
+from dualforce_model.batch import TalkingHeadBatch
+from dualforce_model.config import ConfigError, digest
+from dualforce_model.data import SnapshotDataset
+from dualforce_model.diffusion.noise import keyed_generator
+from dualforce_model.diffusion.prediction import Reading, measure_spread
+from dualforce_model.diffusion.window import SampleKey
+from dualforce_model.errors import InputError
+from dualforce_model.losses import Losses, total_loss
+from dualforce_model.model import DualForce, ModelConfig
+from dualforce_model.objective import WindowErrors, window_errors
+from dualforce_model.schema import Split
+from dualforce_model.train_config import PipelineRecord, TrainConfig
+from dualforce_model.train_log import append_log, progress_line, trim_log
+from dualforce_model.train_state import StopSignal
+
+SPREAD_WINDOWS = 128
+LOGGER = logging.getLogger(__name__)
+
+
+class TrainingDivergedError(InputError):
+    """The loss is no number any more; the settings have to change."""
+
+
+class KeyedBatch(NamedTuple):
+    """One process's windows of one step, and their names."""
+
+    windows: TalkingHeadBatch
+    keys: Sequence[SampleKey]
+
+
+class Trainer:
+    """One run in one folder; every process of the run has one."""
+
+    def __init__(self, config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
+        self.config, self.folder, self.accelerator = config, folder, accelerator
+        self.dataset = self._open("train")
+        self.validation = self._open("validation")
+        self.spread = measure_spread(self._windows_for_spread())
+        self.reading = Reading.of(config.diffusion.prediction, self.spread)
+        self.step, self.saved = 0, -1
+        torch.manual_seed(config.seed)  # equal weights in every process
+        model = DualForce(fitted(config.model, self.dataset))
+        found = checkpoint.newest_checkpoint(folder)
+        if found is not None:
+            self.step = self.saved = self._same_run(found)
+            model.load_state_dict(checkpoint.load_tensors(found / checkpoint.MODEL_FOLDER / checkpoint.WEIGHTS_NAME))
+        optimizer = optimisation.make_optimizer(config.optimizer, model)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.ema = optimisation.AveragedWeights(self._parameters(), config.optimizer.ema_decay)
+        if found is not None:
+            self._load_state(found)
+        self.model.train()
+
+    def run(self, stop: StopSignal) -> bool:
+        """Train until the last step (True) or until asked to stop (False); the last step done has a checkpoint."""
+        started, first = time.monotonic(), self.step
+        pending: list[dict[str, float]] = []
+        for batch in self._batches():
+            if stop.asked(self.accelerator):
+                break
+            pending.append(self._train_step(batch))
+            if self._due(self.config.log_every):
+                self._log(pending, time.monotonic() - started, self.step - first)
+                pending = []
+            if self._due(self.config.validate_every):
+                self._validate()
+            if self._due(self.config.save_every):
+                self.save()
+        self.save()
+        return self.step == self.config.steps
+
+    def save(self) -> None:
+        """Checkpoint of the current step, once; all processes take part, the first one writes."""
+        if self.saved == self.step:
+            return
+        weights = engine.whole_tensors(dict(self._parameters()))
+        ema = engine.whole_tensors(self.ema.tensors)
+        moments = engine.whole_tensors(optimisation.optimizer_tensors(self.optimizer.optimizer, self._parameters()))
+        if self.accelerator.is_main_process:
+            plain = self.accelerator.unwrap_model(self.model)
+            content = checkpoint.Content(plain.save_config, weights, ema, moments, self._records())
+            checkpoint.save_checkpoint(
+                self.folder, self.step, self.config.snapshot_id, run_digest(self.config), content
+            )
+            checkpoint.prune_checkpoints(self.folder, self.config.keep_checkpoints)
+        self.saved = self.step
+        self.accelerator.wait_for_everyone()
+
+    # ------------------------------------------------------------------------------------------------------ steps
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def _train_step(self, batch: KeyedBatch) -> dict[str, float]:
+        config, accelerator = self.config.optimizer, self.accelerator
+        rate = optimisation.learning_rate(config, self.step, self.config.steps)
+        optimisation.set_learning_rate(self.optimizer, rate)
+        dropout = keyed_generator(self.config.seed, "dropout", self.step, accelerator.process_index)
+        torch.manual_seed(dropout.initial_seed())
+        windows = batch.windows.to(accelerator.device)
+        errors = window_errors(self.model, windows, batch.keys, self.config, self.reading)
+        losses = total_loss(*errors, self.config.losses)
+        accelerator.backward(losses.total)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self._parameters(), self.step)
+        self.step += 1
+        values = self._mean_over_processes(losses)
+        if not math.isfinite(values["loss"]):
+            raise TrainingDivergedError(
+                f"step {self.step}: the loss is {values['loss']}; lower optimizer.learning_rate or max_grad_norm"
+            )
+        return {**values, "learning_rate": rate, "grad_norm": float(engine.whole(norm))}
+
+    def _batches(self) -> Iterator[KeyedBatch]:
+        """This process's share of the batch of every step that is left."""
+        share = per_process(self.config.batch_size, self.accelerator.num_processes)
+        start = self.accelerator.process_index * share
+        steps = range(self.step, self.config.steps)
+        keys = [sample_keys(step, self.config.batch_size, len(self.dataset))[start : start + share] for step in steps]
+        loader = DataLoader(
+            self.dataset,  # type: ignore[arg-type]  # a map from (epoch, index), not from int
+            batch_sampler=[[(key.epoch, key.index) for key in batch] for batch in keys],
+            collate_fn=TalkingHeadBatch.stack,
+            num_workers=self.config.loader_workers,
+            generator=keyed_generator(self.config.seed, "loader"),  # leaves torch's own generator alone
+        )
+        for batch_keys, windows in zip(keys, loader, strict=True):
+            yield KeyedBatch(windows, batch_keys)
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Loss of fixed windows under fixed noise, so that values of different steps compare."""
+        processes, index = self.accelerator.num_processes, self.accelerator.process_index
+        share = self.config.validation_windows // processes
+        if not len(self.validation) or not share:
+            return
+        count = len(self.validation)
+        places = [(number // count, number % count) for number in range(index * share, (index + 1) * share)]
+        windows = TalkingHeadBatch.stack([self.validation[place] for place in places])
+        keys = [SampleKey(-1 - epoch, number) for epoch, number in places]  # epochs that training never has
+        self.model.eval()
+        errors = window_errors(self.model, windows.to(self.accelerator.device), keys, self.config, self.reading)
+        self.model.train()
+        losses = self._mean_over_processes(total_loss(*errors, self.config.losses))
+        self._tell({f"validation_{name}": value for name, value in {**losses, **self._by_level(errors)}.items()})
+
+    # -------------------------------------------------------------------------------------------------- reporting
+
+    def _log(self, pending: list[dict[str, float]], elapsed_s: float, done_here: int) -> None:
+        values = {name: sum(row[name] for row in pending) / len(pending) for name in pending[0]}
+        self._tell({**values, "seconds_per_step": elapsed_s / done_here})
+        if self.accelerator.is_main_process:
+            line = progress_line(self.step, self.config.steps, elapsed_s, done_here, values["loss"])
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+    def _tell(self, values: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            append_log(self.folder, self.step, values)
+        self.accelerator.log(values, step=self.step)
+
+    def _by_level(self, errors: WindowErrors) -> dict[str, float]:
+        """Mean error of each modality in each range of noise levels that came up, named by the range's upper end."""
+        values: dict[str, float] = {}
+        for name, each in errors._asdict().items():
+            if each is None:
+                continue
+            sums, counts = self.accelerator.reduce(each.by_level(), "sum").tolist()
+            values |= {
+                f"{name}_to_sigma_{(level + 1) / len(sums):.1f}": sums[level] / counts[level]
+                for level in range(len(sums))
+                if counts[level]
+            }
+        return values
+
+    def _mean_over_processes(self, losses: Losses) -> dict[str, float]:
+        named = losses.named()
+        stacked = torch.stack([value.detach().float() for value in named.values()])
+        if self.accelerator.num_processes > 1:
+            stacked = self.accelerator.reduce(stacked, "mean")
+        return dict(zip(named, stacked.tolist(), strict=True))
+
+    # ------------------------------------------------------------------------------------------------------ state
+
+    def _open(self, split: Split) -> SnapshotDataset:
+        config = self.config
+        modalities = ["video"]
+        modalities += ["structure"] if config.model.structure is not None else []
+        modalities += ["audio"] if config.model.audio is not None else []
+        return SnapshotDataset(
+            config.store_url, config.snapshot_id, config.window_steps, split, config.seed, modalities, config.in_memory
+        )
+
+    def _windows_for_spread(self) -> Iterator[TalkingHeadBatch]:
+        """The first windows of the run, the same in every process and after every resume."""
+        for key in sample_keys(0, SPREAD_WINDOWS, len(self.dataset)):
+            yield TalkingHeadBatch.stack([self.dataset[key.epoch, key.index]])
+
+    def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return engine.named_parameters(self.model)
+
+    def _records(self) -> dict[str, TrainConfig | PipelineRecord]:
+        config = self.config
+        record = PipelineRecord(
+            encoders=config.encoders,
+            diffusion=config.diffusion,
+            sampler=config.sampler,
+            spread=self.spread,
+            statistics=dict(self.dataset.snapshot.statistics),
+            snapshot_id=self.dataset.snapshot.id,
+        )
+        return {"train": config, "pipeline": record}
+
+    def _same_run(self, found: Path) -> int:
+        """Step of a checkpoint of this very run; another configuration in the folder is refused."""
+        state = checkpoint.verify_checkpoint(found)
+        if state.config_digest != run_digest(self.config):
+            raise ConfigError(
+                f"{found} was made by another configuration (see its train.json); train in another folder, "
+                "or remove the folder's checkpoints to start over"
+            )
+        return state.step
+
+    def _load_state(self, found: Path) -> None:
+        """Averaged weights and moments of a checkpoint; the log forgets what came after it."""
+        averaged = checkpoint.load_tensors(found / checkpoint.MODEL_FOLDER / checkpoint.EMA_NAME)
+        self.ema.tensors = {name: engine.place_like(averaged[name], like) for name, like in self.ema.tensors.items()}
+        moments = checkpoint.load_tensors(found / checkpoint.OPTIMIZER_NAME)
+        optimisation.load_optimizer_tensors(self.optimizer.optimizer, self._parameters(), moments)
+        if self.accelerator.is_main_process:
+            trim_log(self.folder, self.step)
+        LOGGER.info("resuming at step %d from %s", self.step, found)
+
+
+def run_digest(config: TrainConfig) -> str:
+    """Identity of a run: what it computes, not where its store lies."""
+    return digest(config.model_dump(mode="json", exclude={"store_url"}))
+
+
+def sample_keys(step: int, batch_size: int, num_samples: int) -> list[SampleKey]:
+    """Windows of one optimizer step: draws are numbered through the run, epoch after epoch, whatever the batch size."""
+    draws = range(step * batch_size, (step + 1) * batch_size)
+    return [SampleKey(draw // num_samples, draw % num_samples) for draw in draws]
+
+
+def per_process(batch_size: int, processes: int) -> int:
+    """Windows of a step that one process takes."""
+    if batch_size % processes:
+        raise ConfigError(
+            f"batch_size {batch_size} cannot be shared by {processes} processes; take a multiple of {processes}"
+        )
+    return batch_size // processes
+
+
+def fitted(model: ModelConfig, dataset: SnapshotDataset) -> ModelConfig:
+    """The model with the widths of the snapshot's features."""
+    shapes = {name: info.tensors for name, info in dataset.snapshot.modalities.items()}
+    entries = shapes["structure"]["motion"][0] if "structure" in dataset.modalities else 1
+    features = shapes["audio"]["tokens"][0] if "audio" in dataset.modalities else 1
+    return model.fitted(shapes["video"]["latents"][0], entries, features)

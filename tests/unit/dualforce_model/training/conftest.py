@@ -1,0 +1,92 @@
+"""A store with a small snapshot of made-up features, and settings that train on it within a second."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dualforce_model import clock
+from dualforce_model.audio import AudioConfig
+from dualforce_model.bridge import BridgeConfig
+from dualforce_model.encoders import DctVideoCodec, FaceDctStructure, LogMel
+from dualforce_model.model import ModelConfig
+from dualforce_model.optimisation import OptimizerConfig
+from dualforce_model.schema import Feature, FeatureRef
+from dualforce_model.shards import pack_shard
+from dualforce_model.storage import Storage
+from dualforce_model.towers import StructureTowerConfig, VideoTowerConfig
+from dualforce_model.train_config import TrainConfig, TrainSettings
+from tasks.policy import Policy
+from tasks.records import Clip, Span
+from tasks.snapshot import SnapshotCandidate, SplitConfig, build_snapshot
+
+NUM_CLIPS, NUM_FRAMES, SIDE_PX = 6, 41, 32
+MODEL = ModelConfig(
+    video=VideoTowerConfig(heads=2, head_dim=8, layers=2, ffn_dim=16, freq_dim=8, patch_px=(2, 2)),
+    structure=StructureTowerConfig(heads=2, head_dim=8, layers=2, ffn_dim=16, freq_dim=8, sink_tokens=1),
+    bridge=BridgeConfig(depth=1, condition_dim=8),
+    audio=AudioConfig(layers=1, slot_dim=4, context_dim=8),
+    window_steps=4,
+)
+SETTINGS = TrainSettings(
+    model=MODEL,
+    optimizer=OptimizerConfig(warmup_steps=2, ema_decay=0.9),
+    steps=6,
+    batch_size=4,
+    window_steps=5,
+    save_every=2,
+    keep_checkpoints=9,
+    log_every=1,
+    validate_every=3,
+    validation_windows=4,
+)
+
+
+def features(number: int) -> dict[str, Feature]:
+    """Pictures of noise and a hum, through the real encoders."""
+    draw = np.random.default_rng(number)
+    frames = draw.integers(0, 256, (NUM_FRAMES, SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
+    sound = draw.standard_normal(clock.num_samples(NUM_FRAMES)).astype(np.float32) * 0.1
+    codec, shown = DctVideoCodec(), np.array([0, 9, 20], np.int32)
+    return {
+        "video": {
+            "latents": codec.encode(frames).astype(np.float16),
+            "references": np.stack([codec.encode_image(frames[frame]) for frame in shown]).astype(np.float16),
+            "reference_frames": shown,
+        },
+        "structure": {"motion": draw.standard_normal((NUM_FRAMES, FaceDctStructure().num_features)).astype(np.float32)},
+        "audio": {"tokens": LogMel()(sound).astype(np.float16)},
+    }
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """Settings resolved on a snapshot of six clips, one of them held out."""
+    folder = tmp_path_factory.mktemp("store")
+    store, made = Storage(str(folder)), {f"c{number}": features(number) for number in range(NUM_CLIPS)}
+    refs: dict[str, dict[str, FeatureRef]] = {name: {} for name in made}
+    for modality in ("video", "structure", "audio"):
+        packed = pack_shard(
+            store, modality, "fp", {n: f[modality] for n, f in made.items()}, {n: f"key-{n}" for n in made}
+        )
+        for name, ref in packed.items():
+            refs[name][modality] = ref
+    candidates = [
+        SnapshotCandidate(
+            clip=Clip(clip_id=name, source="test", video_id=name, location="none", span=Span(start_s=0.0, end_s=2.0)),
+            media_digest="d",
+            num_frames=NUM_FRAMES,
+            features=refs[name],
+        )
+        for name in made
+    ]
+    split = SplitConfig(validation=0.2, salt="b")
+    snapshot = build_snapshot(store, candidates, Policy(name="open"), "set", split=split).snapshot
+    assert snapshot.splits["validation"]
+    return SETTINGS.resolve(str(folder), snapshot.id)
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """An empty folder for one run."""
+    return tmp_path / "run"

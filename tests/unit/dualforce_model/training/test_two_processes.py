@@ -1,0 +1,80 @@
+"""One process and two sharded ones (FSDP2 over gloo) train the same model, and each resumes the other's checkpoint."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dualforce_model import checkpoint
+from dualforce_model.train import train
+from dualforce_model.train_config import TrainConfig
+from dualforce_model.train_log import read_log
+from dualforce_model.train_state import StopSignal
+
+ROOT = Path(__file__).resolve().parents[4]
+pytestmark = pytest.mark.slow
+
+
+def launch_two(folder: Path, config: TrainConfig) -> None:
+    """Train with two CPU processes under the GPU configuration that ships, over gloo."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    accelerate = yaml.safe_load((ROOT / "configs/accelerate/gpu.yaml").read_text())
+    accelerate.update(num_processes=2, use_cpu=True, mixed_precision="no", main_process_port=0)
+    (folder / "accelerate.yaml").write_text(yaml.safe_dump(accelerate))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "accelerate.yaml")]
+    command += ["-m", "dualforce_model.train", "--config", str(folder / "config.yaml")]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stderr.count("2 process(es), FSDP, cpu") == 2, "they trained side by side, not together"
+
+
+def losses(folder: Path) -> torch.Tensor:
+    rows = [row.values["loss"] for row in read_log(folder) if "loss" in row.values]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    return checkpoint.load_tensors(checkpoint.checkpoint_path(folder, step) / "model" / checkpoint.WEIGHTS_NAME)
+
+
+def test_two_processes_train_as_one(config: TrainConfig, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(config, one, StopSignal())
+    launch_two(two, config)
+    assert json.loads((two / "run_state.json").read_text())["reason"] == "finished"
+    torch.testing.assert_close(losses(two), losses(one), rtol=1e-5, atol=1e-6)
+    for name, value in weights(one, 6).items():
+        torch.testing.assert_close(weights(two, 6)[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(config: TrainConfig, tmp_path: Path) -> None:
+    one, moved = tmp_path / "one", tmp_path / "moved"
+    train(config, one, StopSignal())
+
+    class StopAfterThree(StopSignal):
+        """Asks for a stop after three steps."""
+
+        steps = 0
+
+        def asked(self, accelerator: object) -> bool:
+            self.steps += 1
+            return self.steps > 3
+
+    train(config, moved, StopAfterThree())
+    launch_two(moved, config)
+    assert [row.step for row in read_log(moved) if "loss" in row.values] == [1, 2, 3, 4, 5, 6]
+    torch.testing.assert_close(losses(moved), losses(one), rtol=1e-5, atol=1e-6)
