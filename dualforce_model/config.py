@@ -1,6 +1,6 @@
 """Frozen models and how a YAML file becomes one: the same model is file, override, flow parameter and form.
 
-    config = load_config(PipelineConfig, Path("configs/pipeline/demo.yaml"), ["train.steps=20"])
+config = load_config(PipelineConfig, Path("configs/pipeline/demo.yaml"), ["train.steps=20"])
 """
 
 import difflib
