@@ -20,11 +20,11 @@ from pydantic import AfterValidator, Field
 from dualforce_model import clock, faults, media, storage
 from dualforce_model.config import Frozen, digest
 from dualforce_model.errors import InputError
-from dualforce_model.media import MediaError, MediaKind, MediaLimits
+from dualforce_model.media import MediaError, MediaLimits
 from dualforce_model.metrics.lips import mouth_opening, speech_envelope
 from tasks import faces, quality
 from tasks.detectors import DetectorConfig, Face, make_detector
-from tasks.records import Impossible, Reason, Score, Span
+from tasks.records import MEDIA_REASONS, Impossible, Reason, Score, Span
 
 VERSION = 1  # rises whenever equal input would give another crop or other scores
 SHORTEST_FRAMES = clock.num_frames(2)  # the reference step and one more
@@ -34,13 +34,6 @@ HELD_JPEG_QUALITY = 95
 STRIP_FRAMES = 4
 STRIP_HEIGHT_PX = 160
 STRIP_COLOUR = (90, 220, 90)
-REASONS: dict[MediaKind, Reason] = {
-    "not_media": Reason.NOT_MEDIA,
-    "no_video": Reason.NOT_MEDIA,
-    "undecodable": Reason.UNDECODABLE,
-    "over_limit": Reason.UNDECODABLE,
-    "span_outside": Reason.SPAN_OUTSIDE,
-}
 
 RelativePath = Annotated[str, AfterValidator(storage.check_key)]
 
@@ -50,7 +43,7 @@ class CurateConfig(Frozen):
 
     mode: Literal["face"] = Field("face", description="crop to the main face")
     detector: DetectorConfig = DetectorConfig()
-    crop_px: int = Field(512, ge=32, le=2048, multiple_of=2, description="side of the square crop")
+    crop_px: int = Field(512, ge=32, le=2048, multiple_of=8, description="side of the square crop; codecs work in 8s")
     max_clip_s: float = Field(10.0, ge=1.0, le=60.0, description="longest training clip; longer spans are cut up")
     detect_every: int = Field(8, ge=1, le=50, description="frames from one look for faces to the next")
     search_every: int = Field(5, ge=1, le=100, description="looks from one at the whole picture to the next")
@@ -121,7 +114,7 @@ class Curator:
             start_s = job.span.start_s
             sound = media.read_sound(source, start_s, start_s + num_frames / clock.FPS)
         except MediaError as error:
-            raise Impossible(REASONS[error.kind], error.message) from error
+            raise Impossible(MEDIA_REASONS[error.kind], error.message) from error
         box = faces.stable_box(main, self.config.expand, footage.width, footage.height)
         crops = footage.frames.crops(box, num_frames, self.config.crop_px)
         thumbnail = job.target.removesuffix(".mp4") + ".jpg"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from dualforce_model.errors import InfrastructureError
 from tasks.records import Attempt, FailureClass
 from tasks.worker import Job, Reply, WorkerSpec
 
@@ -26,7 +27,7 @@ class WorkerDied(Exception):
         self.failure = failure
 
 
-class WorkerUnusable(RuntimeError):
+class WorkerUnusable(InfrastructureError):
     """No worker can be had: its class cannot be built or loaded. Said once, before any job is charged for it."""
 
 

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from dualforce_model import faults, media, storage
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InputError
-from tasks.records import FailureClass, Impossible, Reason, Temporary
+from tasks.records import MEDIA_REASONS, FailureClass, Impossible, Reason, Temporary
 from tasks.sources.base import WEB_SCHEMES, check_url
 from tasks.sources.folder import FolderSource, is_text
 
@@ -44,13 +44,6 @@ SUFFIXES = (
     ".ogv",
 )
 RETRIED = (FailureClass.NETWORK, FailureClass.THROTTLED)
-REASONS: dict[media.MediaKind, Reason] = {
-    "not_media": Reason.NOT_MEDIA,
-    "no_video": Reason.NOT_MEDIA,
-    "undecodable": Reason.UNDECODABLE,
-    "over_limit": Reason.UNDECODABLE,
-    "span_outside": Reason.SPAN_OUTSIDE,
-}
 _log = logging.getLogger(__name__)
 
 
@@ -223,7 +216,7 @@ class Fetcher:
         try:
             return media.probe(path, self.config.limits)
         except media.MediaError as error:
-            raise Impossible(REASONS[error.kind], str(error)) from error
+            raise Impossible(MEDIA_REASONS[error.kind], str(error)) from error
 
     def _describe(self, path: Path, key: str, found: media.Probe, digest: str | None = None) -> Fetched:
         facts = {name: value for name, value in found.model_dump().items() if name in Fetched.model_fields}

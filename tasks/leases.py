@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
+from dualforce_model.errors import BusyError, InfrastructureError
 from tasks.holder import Holder
 from tasks.ledger_tables import Holding, holding_of, leases
 from tasks.records import Stage
@@ -26,7 +27,7 @@ POLL_S = 0.5
 Writing = Callable[[], AbstractContextManager[sa.Connection]]  # opens one write transaction
 
 
-class LeaseHeld(RuntimeError):
+class LeaseHeld(BusyError):
     """Another living run works on the stage; `holding` says who."""
 
     def __init__(self, holding: Holding) -> None:
@@ -38,7 +39,7 @@ class LeaseHeld(RuntimeError):
         )
 
 
-class FencedOut(RuntimeError):
+class FencedOut(InfrastructureError):
     """This run's lease was taken over; nothing of the refused write was stored."""
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from dualforce_model import faults
+from dualforce_model.errors import InfrastructureError
 from tasks import leases
 from tasks.holder import Holder
 from tasks.leases import FencedOut, Lease, LeaseHeld
@@ -48,7 +49,7 @@ BUSY_S = 30  # how long a writer of the SQLite file waits for another
 UPGRADE_LOCK = 0x6475616C  # PostgreSQL's advisory lock while tables are made or changed
 
 
-class LedgerError(RuntimeError):
+class LedgerError(InfrastructureError):
     """The ledger cannot be opened or a row cannot be stored; the message names the cause and the remedy."""
 
 

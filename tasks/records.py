@@ -46,6 +46,16 @@ class Reason(StrEnum):
     NOT_MEASURED = "not_measured"  # a policy with when_not_measured: drop met a score without a value
 
 
+# What is wrong with a file, in the words of dualforce_model.media's errors, and what that makes of a clip.
+MEDIA_REASONS: dict[str, Reason] = {
+    "not_media": Reason.NOT_MEDIA,
+    "no_video": Reason.NOT_MEDIA,
+    "undecodable": Reason.UNDECODABLE,
+    "over_limit": Reason.UNDECODABLE,
+    "span_outside": Reason.SPAN_OUTSIDE,
+}
+
+
 class FailureClass(StrEnum):
     """Broken infrastructure or a bug; retried by class."""
 

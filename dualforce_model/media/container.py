@@ -12,6 +12,7 @@ from av.stream import Disposition
 from pydantic import Field
 
 from dualforce_model.config import Frozen
+from dualforce_model.errors import InputError
 
 MediaKind = Literal["not_media", "undecodable", "over_limit", "span_outside", "no_video"]
 
@@ -25,7 +26,7 @@ MIN_BAD_PACKETS = 6
 MAX_MISSING_SHARE = 0.1  # of the announced duration (and at least a second) before a file counts as cut short
 
 
-class MediaError(ValueError):
+class MediaError(InputError):
     """A file that cannot be used: `kind` says in which way, the message what was found and what was expected."""
 
     def __init__(self, kind: MediaKind, message: str) -> None:
@@ -80,6 +81,8 @@ def system_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise MemoryError(f"{path}: the encoder asked for more memory than there is") from error
         _raise_system_error(error, path)
         raise RuntimeError(f"{path}: the encoder refused: {error.strerror}") from error
 
@@ -166,7 +169,9 @@ def refuse_cut_short(path: Path, end_s: float, announced: float) -> None:
 
 def _raise_system_error(error: FFmpegError, path: Path) -> None:
     if isinstance(error, MemoryError):
-        raise MemoryError(f"{path}: the decoder asked for more memory than there is") from error
+        # FFmpeg refuses absurd allocations by itself, and a damaged header asks for them. A machine that is really out
+        # of memory kills the process instead.
+        raise MediaError("over_limit", f"{path.name}: asks the decoder for more memory than it may take") from error
     if error.errno in SYSTEM_ERRORS:
         raise OSError(error.errno, error.strerror, str(path)) from error
 

@@ -397,3 +397,14 @@ def test_images_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(MediaError) as caught:
         media.read_image(tmp_path / "b.png", MediaLimits(max_side_px=32))
     assert caught.value.kind == "over_limit"
+
+
+def test_a_header_that_asks_for_absurd_memory_is_over_the_limit(clip: Path, tmp_path: Path) -> None:
+    """One damaged byte makes FFmpeg refuse an allocation: a fact about the file, not about the machine."""
+    content = bytearray(clip.read_bytes())
+    content[content.index(b"stsd") + 12] = 0x7F  # the highest byte of the length of the codec's own data
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match="more memory than it may take") as error:
+        list(media.read_frames(path))
+    assert error.value.kind == "over_limit"
