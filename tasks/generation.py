@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydantic import Field
 
 from dualforce_model.config import Frozen, digest
@@ -38,6 +39,7 @@ class GenerateConfig(Frozen):
     )
     crop: CurateConfig = Field(CurateConfig(), description="how the reference is cropped; as the training clips were")
     batch: int = Field(8, ge=1, le=256, description="videos sampled together")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of the sampler, where there is no GPU")
 
 
 class GeneratedItem(Frozen):
@@ -76,7 +78,7 @@ def generate(
     }
     progress(list(done))
     missing = [item for item in items if item.name not in done]
-    pipeline = DualForcePipeline.from_pretrained(checkpoint) if missing else None
+    pipeline = load_pipeline(checkpoint, config.threads) if missing else None
     for start in range(0, len(missing), config.batch):
         assert pipeline is not None
         for made in _batch(pipeline, missing[start : start + config.batch], keys, folder, config):
@@ -87,10 +89,19 @@ def generate(
     return Generated(checkpoint=identity, items=tuple(done[item.name] for item in items)), len(missing)
 
 
+def load_pipeline(checkpoint: Path, threads: int) -> DualForcePipeline:
+    """The checkpoint's pipeline on the GPU, or on some threads of the CPU."""
+    pipeline = DualForcePipeline.from_pretrained(checkpoint)
+    if torch.cuda.is_available():
+        return pipeline.to("cuda")
+    torch.set_num_threads(threads)
+    return pipeline
+
+
 def generate_one(checkpoint: Path, image: Path, audio: Path, output: Path, *, seed: int, cropped: bool) -> int:
     """One video where the caller wants it; its number of frames."""
     item = GenerateItem(name="one", reference=str(image), sound=str(audio), cropped=cropped)
-    pipeline = DualForcePipeline.from_pretrained(checkpoint)
+    pipeline = load_pipeline(checkpoint, GenerateConfig().threads)
     frames, sound = _sample(pipeline, [item], GenerateConfig(seed=seed))[0]
     write_video(output, frames, sound)
     return len(frames)
@@ -98,7 +109,7 @@ def generate_one(checkpoint: Path, image: Path, audio: Path, output: Path, *, se
 
 def item_key(item: GenerateItem, checkpoint: str, config: GenerateConfig) -> str:
     """What a video is made from."""
-    settings = config.model_dump(mode="json", exclude={"batch"})
+    settings = config.model_dump(mode="json", exclude={"batch", "threads"})
     return digest(checkpoint, file_digest(Path(item.reference)), file_digest(Path(item.sound)), item.cropped, settings)
 
 
