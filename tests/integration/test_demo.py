@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
+from playwright.sync_api import sync_playwright
 
 from flows.server import PrefectServer
 from flows.terminal import BUSY, INTERRUPTED
@@ -76,6 +79,26 @@ def test_the_counts_add_up_and_the_files_are_there(smoke: tuple[Path, dict[str, 
     head = (out / "evaluation" / "lips.csv").read_text().splitlines()[0]
     assert head.startswith("clip,frame,envelope,opening_generated")
     assert_nothing_left(out)
+
+
+def test_the_ui_draws_the_gallery_of_clips(smoke: tuple[Path, dict[str, Any]], prefect_server: PrefectServer) -> None:
+    """A person who opens the artifact sees pictures and reasons, not markdown."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs Chromium, which is not installed here")
+    filters = {"artifacts": {"key": {"any_": ["gallery"]}}}
+    (gallery,) = httpx.post(f"{prefect_server.url}/api/artifacts/latest/filter", json=filters).json()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.goto(f"{prefect_server.url}/artifacts/artifact/{gallery['latest_id']}")
+        page.wait_for_selector("img[src^='data:image/jpeg']", timeout=60_000)
+        drawn = page.eval_on_selector_all("img[src^='data:image/jpeg']", "all => all.map(one => one.naturalWidth)")
+        text = page.inner_text("body")
+        browser.close()
+    assert len(drawn) == 4
+    assert min(drawn) > 100
+    assert "no_face" in text
 
 
 def test_the_same_command_twice_computes_nothing(smoke: tuple[Path, dict[str, Any]]) -> None:
