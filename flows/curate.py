@@ -2,11 +2,11 @@
 
 from prefect import flow
 from prefect.runtime import flow_run
-from tasks.curation import CurateConfig
 
 from dualforce_model.config import Frozen
 from tasks.artifacts import publish, stage_markdown
 from tasks.curating import CurateWork
+from tasks.curation import CurateConfig
 from tasks.place import Place
 from tasks.pool import PoolConfig
 from tasks.stages import NOTHING_AGAIN, Selection, StageConfig, StageSummary, run_stage

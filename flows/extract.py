@@ -3,10 +3,10 @@
 from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
-from tasks.extract import ExtractConfig
 
 from dualforce_model.config import Frozen
 from tasks.artifacts import publish, stage_markdown
+from tasks.extract import ExtractConfig
 from tasks.extracting import ExtractWork
 from tasks.place import Place
 from tasks.policy import load_policy
