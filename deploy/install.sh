@@ -12,8 +12,8 @@ fi
 echo "installing $target into $venv (two to three minutes the first time)"
 if command -v uv >/dev/null; then
   links=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-$("$venv/bin/pip" config get global.find-links 2>/dev/null || true)}}
-  UV_FIND_LINKS=$(tr -s ' \n' ',' <<<"$links" | sed 's/^,//; s/,$//') \
+  UV_CACHE_DIR=$venv/.cache/uv UV_FIND_LINKS=$(tr -s ' \n' ',' <<<"$links" | sed 's/^,//; s/,$//') \
     uv pip install --python "$venv/bin/python" --compile-bytecode -c constraints.txt -e "$target"
 else
-  "$venv/bin/pip" install --disable-pip-version-check --progress-bar on -q -c constraints.txt -e "$target"
+  "$venv/bin/pip" install --disable-pip-version-check --no-cache-dir -c constraints.txt -e "$target"
 fi

@@ -8,6 +8,7 @@ from tasks.acquiring import AcquireConfig, AcquireWork
 from tasks.artifacts import publish, stage_markdown
 from tasks.place import Place
 from tasks.pool import PoolConfig
+from tasks.records import Stage
 from tasks.stages import NOTHING_AGAIN, Selection, StageConfig, StageSummary, run_stage
 
 
@@ -24,6 +25,7 @@ class AcquireRun(Frozen):
 def acquire(config: AcquireRun, selection: Selection = NOTHING_AGAIN) -> StageSummary:
     """Download every video of the list that is not there yet, once each, however many clips it holds."""
     summary = run_stage(
+        Stage.ACQUIRE,
         lambda ledger: AcquireWork(config.acquire, config.place, ledger),
         config.place,
         config.pool,

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -57,9 +58,20 @@ def _terminated(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _keep_to_ourselves() -> None:
+    """Settings of libraries that would otherwise write into the user's home or import from the current folder."""
+    cache = Path(sys.prefix) / ".cache"
+    if os.access(sys.prefix, os.W_OK):
+        os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
+        os.environ.setdefault("PREFECT_HOME", str(cache / "prefect"))
+        os.environ.setdefault("PREFECT_PROFILES_PATH", str(cache / "prefect" / "profiles.toml"))
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # a tasks.py in the user's folder must not become ours in children
+
+
 def main() -> None:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, _terminated)  # the same orderly end as Ctrl-C
+    _keep_to_ourselves()
     if "DUALFORCE_KILL_AT" in os.environ:  # tests that kill a run at a named point mean this process, see faults.py
         os.environ["DUALFORCE_KILL_PID"] = str(os.getpid())
     _register()

@@ -21,13 +21,12 @@ def snapshots() -> None:
 @json_option
 def build(out: Path, policy: str | None, tag: str | None, as_json: bool) -> None:
     """Judge the stored scores by a policy and build a version; nothing is decoded or encoded."""
-    from dualforce_model.config import load_config
-    from flows.pipeline import PipelineRun, saved_config
+    from flows.pipeline import load_saved
     from tasks.snapshotting import build_from_ledger
 
     overrides = ([f"policy={policy}"] if policy else []) + ([f"snapshot.tag={tag}"] if tag else [])
-    run = load_config(PipelineRun, saved_config(out), overrides)
-    snapshot = build_from_ledger(run.place, run.policy, run.snapshot)
+    run = load_saved(out, overrides)
+    snapshot = build_from_ledger(run.place, run.policy, run.extract, run.snapshot)
     say(snapshot.model_dump(mode="json"), as_json, snapshot.text())
 
 

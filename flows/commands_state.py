@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def _pipeline(out: Path, config: Path | None) -> "PipelineRun":
     """The pipeline of a run's folder, or of a YAML file."""
-    from flows.pipeline import PipelineRun, saved_config
+    from flows.pipeline import PipelineRun, load_saved
 
-    return load_config(PipelineRun, shipped(str(config)) if config else saved_config(out))
+    return load_config(PipelineRun, shipped(str(config))) if config else load_saved(out)
 
 
 config_option = click.option(
@@ -75,8 +75,10 @@ def rerun(out: Path, config: Path | None, clips: tuple[str, ...], as_json: bool)
 
     Clips named with --clip are taken even if they are quarantined as impossible.
     """
+    from tasks.process import folder_lock
+
     home = home_in(shipped(str(config)), ()) if config else out
-    with prefect_for(home) as ready:
+    with folder_lock(home, "dualforce rerun"), prefect_for(home) as ready:
         from flows.rerun import RerunRun
         from flows.rerun import rerun as rerun_flow
 

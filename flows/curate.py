@@ -9,6 +9,7 @@ from tasks.curating import CurateWork
 from tasks.curation import CurateConfig
 from tasks.place import Place
 from tasks.pool import PoolConfig
+from tasks.records import Stage
 from tasks.stages import NOTHING_AGAIN, Selection, StageConfig, StageSummary, run_stage
 
 
@@ -25,6 +26,7 @@ class CurateRun(Frozen):
 def curate(config: CurateRun, selection: Selection = NOTHING_AGAIN) -> StageSummary:
     """Cut, crop and score every downloaded span; scores are stored, a policy judges them later."""
     summary = run_stage(
+        Stage.CURATE,
         lambda ledger: CurateWork(config.curate, config.place, ledger),
         config.place,
         config.pool,

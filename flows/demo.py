@@ -77,6 +77,11 @@ class DemoReport(Frozen):
         ]
         return "\n".join([counts, "", table(("lips", "value"), numbers), "", self.verdict(), *self._paths()])
 
+    @property
+    def failed_clips(self) -> int:
+        """Clips that ended as failed."""
+        return sum(self.clips.failed.values())
+
     def verdict(self) -> str:
         """Said plainly."""
         asked = f"r >= {GOOD_R} and control <= {GOOD_CONTROL}"
@@ -216,7 +221,7 @@ def draw_pictures(run: DemoRun, result: PipelineResult) -> dict[str, str]:
     """Contact sheet and loss curves; name -> path relative to the run's folder."""
     place = run.pipeline.place
     with Ledger(place.ledger_url) as ledger:
-        standing = fates(ledger, place.dataset, load_policy(run.pipeline.policy))
+        standing = fates(ledger, place.dataset, load_policy(run.pipeline.policy), run.pipeline.extract)
     kept = [_strip(place, fate) for fate in standing if fate.outcome == "passed"]
     dropped = [_strip(place, fate) for fate in standing if fate.outcome != "passed"]
     contact_sheet(run.out / "clips.png", kept, dropped)

@@ -11,6 +11,7 @@ from tasks.extracting import ExtractWork
 from tasks.place import Place
 from tasks.policy import load_policy
 from tasks.pool import PoolConfig
+from tasks.records import Stage
 from tasks.snapshotting import SnapshotConfig, SnapshotView, build_from_ledger
 from tasks.stages import NOTHING_AGAIN, Selection, StageConfig, StageSummary, run_stage
 
@@ -47,6 +48,7 @@ def extract(config: ExtractRun, selection: Selection = NOTHING_AGAIN) -> Extract
     """Encode what the keys say is missing or stale, then build a snapshot of all that passes."""
     policy = load_policy(config.policy)
     summary = run_stage(
+        Stage.EXTRACT,
         lambda ledger: ExtractWork(config.extract, policy, config.place, ledger),
         config.place,
         config.pool,
@@ -54,6 +56,6 @@ def extract(config: ExtractRun, selection: Selection = NOTHING_AGAIN) -> Extract
         selection,
         run_id=str(flow_run.id),
     )
-    snapshot = build_from_ledger(config.place, config.policy, config.snapshot)
+    snapshot = build_from_ledger(config.place, config.policy, config.extract, config.snapshot)
     publish("extract", f"{stage_markdown(summary)}\n\n```\n{snapshot.text()}\n```", "what encoding came to")
     return ExtractResult(summary=summary, snapshot=snapshot)

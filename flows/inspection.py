@@ -67,7 +67,7 @@ def pipeline_status(run: PipelineRun) -> StatusReport:
     from tasks.snapshotting import listing
 
     with Ledger(run.place.ledger_url) as ledger:
-        clips = account(fates(ledger, run.place.dataset, load_policy(run.policy)))
+        clips = account(fates(ledger, run.place.dataset, load_policy(run.policy), run.extract))
         holders = tuple(ledger.holders(run.place.dataset))
     checkpoints = sorted(str(path.parent) for path in run.place.folder.glob("training/*/checkpoints/*/state.json"))
     return StatusReport(
@@ -83,6 +83,7 @@ def failed_clips(run: PipelineRun, *, quarantined: bool) -> FailureReport:
     """Clips that failed, and on request those quarantined."""
     wanted = {"failed", "quarantined"} if quarantined else {"failed"}
     with Ledger(run.place.ledger_url) as ledger:
-        chosen = tuple(f for f in fates(ledger, run.place.dataset, load_policy(run.policy)) if f.outcome in wanted)
+        standing = fates(ledger, run.place.dataset, load_policy(run.policy), run.extract)
+        chosen = tuple(fate for fate in standing if fate.outcome in wanted)
         rows = [row for stage in Stage for row in ledger.rows(run.place.dataset, stage=stage, state="failed")]
     return FailureReport(fates=chosen, tracebacks={row.clip_id: row.detail for row in rows})

@@ -1,14 +1,14 @@
 """pipeline: all of it, from a list to a report, with a gate before the expensive part."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 from prefect import flow
 from pydantic import Field
 
-from dualforce_model.config import ConfigError, Frozen
+from dualforce_model.config import ConfigError, Frozen, read_settings, validate
 from dualforce_model.storage import write_text
 from dualforce_model.train_config import TrainSettings
 from flows.acquire import AcquireRun, acquire
@@ -101,17 +101,24 @@ class PipelineResult(Frozen):
         return "\n".join([*[summary.text() for summary in self.summaries], self.snapshot.line(), self.training.text()])
 
 
-def saved_config(out: Path) -> Path:
-    """The resolved configuration that a run's folder keeps."""
+def load_saved(out: Path, overrides: Sequence[str] = ()) -> PipelineRun:
+    """The pipeline that a run's folder keeps, wherever the folder is seen from. Raises ConfigError where none is."""
     path = out / SAVED
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; {out} is not the folder of a run (give --out, or --config)")
-    return path
+    settings = read_settings(path, overrides)
+    settings["place"]["home"] = str(out)
+    return validate(PipelineRun, settings, str(path))
 
 
 def save_config(run: PipelineRun) -> None:
     """Keep the resolved configuration in the run's folder, for status, plan, rerun and the UI."""
-    write_text(run.place.folder / SAVED, yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
+    settings = run.model_dump(mode="json")
+    source = settings["acquire"]["source"]
+    for name, value in source.items():  # the folder is looked at from elsewhere later
+        if name != "name" and isinstance(value, str) and Path(value).exists():
+            source[name] = str(Path(value).resolve())
+    write_text(run.place.folder / SAVED, yaml.safe_dump(settings, sort_keys=False))
 
 
 @flow(name="pipeline", flow_run_name="pipeline {config.place.dataset}")
@@ -143,7 +150,7 @@ def pipeline(config: PipelineRun) -> PipelineResult:
 def publish_account(config: PipelineRun) -> Account:
     """Where every clip stands, also as a table and a gallery in the UI."""
     with Ledger(config.place.ledger_url) as ledger:
-        standing = fates(ledger, config.place.dataset, load_policy(config.policy))
+        standing = fates(ledger, config.place.dataset, load_policy(config.policy), config.extract)
     counts = account(standing)
     publish("clips", account_markdown(counts), "where every listed clip stands")
     publish("gallery", gallery_markdown(standing, config.place.media_root), "clips and what became of them")

@@ -3,7 +3,7 @@
 from prefect import flow
 from pydantic import Field
 
-from dualforce_model.config import Frozen
+from dualforce_model.config import ConfigError, Frozen
 from dualforce_model.storage import Storage
 from flows.acquire import acquire
 from flows.curate import curate
@@ -48,6 +48,7 @@ class RerunResult(Frozen):
         lines += [summary.text() for summary in self.summaries if summary.planned]
         if self.snapshot is not None:
             lines += [f"snapshot {self.snapshot.line()}", self.diff]
+            lines.append("Checkpoints and reports are still of the version before; the next run trains on this one.")
         return "\n".join(lines)
 
 
@@ -56,12 +57,16 @@ def rerun(config: RerunRun) -> RerunResult:
     """Try failed clips again, forgiving what they were charged with; whatever else is due runs along."""
     run = config.pipeline
     with Ledger(run.place.ledger_url) as ledger:
-        standing = fates(ledger, run.place.dataset, load_policy(run.policy))
+        standing = fates(ledger, run.place.dataset, load_policy(run.policy), run.extract)
+        known = {clip.clip_id for clip in ledger.clips(run.place.dataset)}
+    unknown = [clip_id for clip_id in config.clip_ids if clip_id not in known]
+    if unknown:
+        raise ConfigError(f"no clip {unknown[0]!r} in {run.place.dataset}; `dualforce failures` lists ids")
     tried = config.clip_ids or tuple(fate.clip_id for fate in standing if fate.outcome == "failed")
     if not tried:
         return RerunResult(tried=())
     before = list_tags(Storage(run.place.store_url)).get(run.snapshot.tag)
-    again, runs = Selection(again=tried), run.runs()
+    again, runs = Selection(again=frozenset(tried)), run.runs()
     with shared_pool(run.pool):
         acquired = acquire(runs["acquire"], again)
         curated = curate(runs["curate"], again)

@@ -5,20 +5,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dualforce_model.config import ConfigError
 from flows.server import PrefectServer
-from tasks.process import Supervised
+from tasks.process import Supervised, folder_lock
 
 
 def serve_until_stopped(out: Path, port: int, tell: Callable[[str], None]) -> None:
     """Start server and deployments, wait for Ctrl-C, stop both."""
-    from flows.pipeline import saved_config
+    if not (out / "pipeline.yaml").is_file():
+        raise ConfigError(f"{out} is not the folder of a run; give --out")
+    with folder_lock(out, "dualforce up"):
+        _serve(out, port, tell)
 
-    config = saved_config(out)
+
+def _serve(out: Path, port: int, tell: Callable[[str], None]) -> None:
     server = PrefectServer(out / "prefect", port)
     try:
         tell("starting the Prefect server")
         server.ready()
-        command = [sys.executable, "-m", "flows.serving", str(config.resolve())]
+        command = [sys.executable, "-m", "flows.serving", str(out.resolve())]
         log = out / "prefect" / "deployments.log"
         with Supervised(command, environment=server.environment, log=log) as deployments:
             tell(f"the UI is at {server.url}; deployments are served (log: {log}); Ctrl-C ends both")
@@ -29,16 +34,15 @@ def serve_until_stopped(out: Path, port: int, tell: Callable[[str], None]) -> No
         server.close()
 
 
-def serve(config: Path) -> None:
-    """Deploy the flows of a pipeline's configuration and run what the UI asks for."""
+def serve(out: Path) -> None:
+    """Deploy the flows of a run's folder and run what the UI asks for."""
     from prefect import serve as serve_deployments
 
-    from dualforce_model.config import load_config
-    from flows.pipeline import PipelineRun
+    from flows.pipeline import load_saved
     from flows.registry import load_flow
     from flows.rerun import RerunRun
 
-    pipeline = load_config(PipelineRun, config)
+    pipeline = load_saved(out)
     runs = {**pipeline.runs(), "pipeline": pipeline, "rerun": RerunRun(pipeline=pipeline)}
     deployments = [
         load_flow(name).to_deployment(name=pipeline.place.dataset, parameters={"config": run.model_dump(mode="json")})  # type: ignore[attr-defined]  # a flow

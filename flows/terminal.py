@@ -44,6 +44,8 @@ def prefect_for(home: Path, port: int | None = None) -> Iterator[Callable[[], st
     the server answers and returns the UI's address: what comes before that call overlaps the server's start.
     """
     given = os.environ.get("PREFECT_API_URL")
+    if given and port is not None:
+        raise click.UsageError(f"--port is for a private server, but PREFECT_API_URL names one already: {given}")
     if given:
         yield lambda: given.removesuffix("/api")
         return
@@ -62,8 +64,15 @@ def prefect_for(home: Path, port: int | None = None) -> Iterator[Callable[[], st
 
 def home_in(path: Path, overrides: Sequence[str]) -> Path:
     """The run's folder as a YAML file states it, before Prefect may be imported to validate the rest."""
-    from dualforce_model.config import read_settings
+    from dualforce_model.config import ConfigError, read_settings
 
     settings = read_settings(path, overrides)
-    place = settings.get("pipeline", settings).get("place", {})
-    return Path(str(place.get("home", "runs/default")))
+    for name in ("pipeline", "place"):
+        inner = settings.get(name, {} if name == "place" else settings)
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{path}: {name}: expected a group of settings, found {inner!r}")
+        settings = inner
+    home = settings.get("home", "runs/default")
+    if not isinstance(home, str) or not home:
+        raise ConfigError(f"{path}: place.home: expected a folder, found {home!r}")
+    return Path(home)

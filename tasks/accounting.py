@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from dualforce_model.config import Frozen
+from tasks.extract import ExtractConfig, feature_key, make_extractors
 from tasks.ledger import Ledger, Row
 from tasks.policy import Policy, judge
 from tasks.records import FailureClass, Quarantined, Reason, Score, Stage
@@ -57,15 +58,26 @@ def scores_of(row: Row) -> dict[str, Score]:
     return {name: Score.model_validate(score) for name, score in row.value["scores"].items()}
 
 
-def fates(ledger: Ledger, dataset: str, policy: Policy) -> list[Fate]:
+def current_features(ledger: Ledger, dataset: str, config: ExtractConfig) -> dict[str, list[Row]]:
+    """Extract rows made from today's crops by today's extractors, by clip; older ones say nothing any more."""
+    crops = {row.clip_id: row for row in ledger.rows(dataset, stage=Stage.CURATE, state="done")}
+    extractors = {str(modality): extractor for modality, extractor in make_extractors(config).items()}
+    current: dict[str, list[Row]] = {}
+    for row in ledger.rows(dataset, stage=Stage.EXTRACT):
+        crop, extractor = crops.get(row.clip_id), extractors.get(row.feature)
+        if crop is not None and extractor is not None and row.key == feature_key(extractor, str(crop.value["digest"])):
+            current.setdefault(row.clip_id, []).append(row)
+    return current
+
+
+def fates(ledger: Ledger, dataset: str, policy: Policy, config: ExtractConfig) -> list[Fate]:
     """The fate of every clip, in the order of the list."""
     clips = list(ledger.clips(dataset))
     acquired = {row.clip_id: row for row in ledger.rows(dataset, stage=Stage.ACQUIRE)}
     curated = {row.clip_id: row for row in ledger.rows(dataset, stage=Stage.CURATE)}
     verdicts = crop_verdicts(ledger, dataset, policy)
-    extracted: dict[str, list[Row]] = {}
-    for row in ledger.rows(dataset, stage=Stage.EXTRACT):
-        extracted.setdefault(row.clip_id, []).append(row)
+    extracted = current_features(ledger, dataset, config)
+    complete = len(config.modalities)
     children: dict[str, list[str]] = {}
     for clip in clips:
         if clip.parent_id is not None:
@@ -77,11 +89,14 @@ def fates(ledger: Ledger, dataset: str, policy: Policy) -> list[Fate]:
             result.append(_stored(listed.clip_id, Stage.ACQUIRE, download))
             continue
         for clip_id in children.get(listed.clip_id, [listed.clip_id]):
-            result.append(_fate(clip_id, curated.get(clip_id), verdicts.get(clip_id), extracted.get(clip_id, [])))
+            features = extracted.get(clip_id, [])
+            result.append(_fate(clip_id, curated.get(clip_id), verdicts.get(clip_id), features, complete))
     return result
 
 
-def _fate(clip_id: str, crop: Row | None, verdict: tuple[Row, Verdict] | None, features: list[Row]) -> Fate:
+def _fate(
+    clip_id: str, crop: Row | None, verdict: tuple[Row, Verdict] | None, features: list[Row], complete: int
+) -> Fate:
     """Fate of a clip whose video is there."""
     if crop is None or verdict is None:
         return _stored(clip_id, Stage.CURATE, crop)
@@ -98,7 +113,7 @@ def _fate(clip_id: str, crop: Row | None, verdict: tuple[Row, Verdict] | None, f
             thumbnail=thumbnail,
         )
     broken = next((row for row in features if row.state != "done"), None)
-    if broken is not None or not features:
+    if broken is not None or len(features) < complete:
         return _stored(clip_id, Stage.EXTRACT, broken).model_copy(update={"thumbnail": thumbnail})
     return Fate(clip_id=clip_id, stage=Stage.EXTRACT, outcome="passed", thumbnail=thumbnail)
 

@@ -45,12 +45,11 @@ class StageConfig(Frozen):
 class Selection(Frozen):
     """What a run takes up beside what is new, changed or retryable anyway."""
 
-    again: tuple[str, ...] = Field((), max_length=1000, description="clips to take even if exhausted or impossible")
-    all_again: bool = Field(False, description="take every exhausted or impossible clip")
+    again: frozenset[str] = Field(frozenset(), description="clips to take even if exhausted or impossible")
 
     def covers(self, clip_id: str) -> bool:
         """Whether a clip is forgiven what it was charged with."""
-        return self.all_again or clip_id in self.again
+        return clip_id in self.again
 
 
 NOTHING_AGAIN = Selection()
@@ -214,6 +213,7 @@ def plan_stage(
 
 
 def run_stage(
+    stage: Stage,
     make_work: Callable[[Ledger], Work],
     place: Place,
     pool_config: PoolConfig,
@@ -225,8 +225,8 @@ def run_stage(
     """Make what is missing, changed or worth another attempt. A run with nothing to do starts no worker."""
     started = time.monotonic()
     with Ledger(place.ledger_url) as ledger, shared_pool(pool_config) as pool:
-        work = make_work(ledger)
-        with ledger.lease(place.dataset, work.stage, run_id, config.lease_wait_s) as lease:
+        with ledger.lease(place.dataset, stage, run_id, config.lease_wait_s) as lease:
+            work = make_work(ledger)  # inside the lease: what it sees must not change under it
             work.enlist(lease)
             planned, todo = plan_stage(work, ledger, config, selection)
             outcomes: dict[str, Row] = {}

@@ -9,7 +9,7 @@ import yaml
 from deploy.steps import load_run
 from dualforce_model.config import Frozen, load_config, read_settings, validate
 from flows.demo import DemoRun
-from flows.demo_run import demo_settings
+from flows.demo_run import chosen_settings, demo_settings
 from flows.registry import FLOWS, config_model, load_flow
 from tasks.policy import load_policy
 
@@ -29,7 +29,8 @@ def test_runs_load_and_round_trip(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "demo").glob("*.yaml")), ids=lambda path: path.name)
 def test_demos_load_and_round_trip(path: Path, tmp_path: Path) -> None:
-    round_trip(validate(DemoRun, demo_settings(tmp_path, 3, path, ()), str(path)))
+    chosen = chosen_settings(tmp_path, 3, path, (), heal=False)
+    round_trip(validate(DemoRun, demo_settings(tmp_path, chosen), str(path)))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "policy").glob("*.yaml")), ids=lambda path: path.name)

@@ -59,7 +59,13 @@ def run(place: Place, selection: Selection = NOTHING_AGAIN, version: str = "1") 
     def one_stage() -> StageSummary:
         pool = PoolConfig(engine="local", workers=1)
         return run_stage(
-            lambda ledger: ScriptedWork(ledger, place, version), place, pool, CONFIG, selection, run_id="r"
+            Stage.ACQUIRE,
+            lambda ledger: ScriptedWork(ledger, place, version),
+            place,
+            pool,
+            CONFIG,
+            selection,
+            run_id="r",
         )
 
     return one_stage()
@@ -89,7 +95,7 @@ def test_every_clip_ends_and_a_second_run_does_only_what_may_change(
     assert changed.done == 1
 
     (place.folder / "healed").touch()
-    healed = run(place, Selection(again=("net1",)))
+    healed = run(place, Selection(again=frozenset({"net1"})))
     assert sorted(calls(place)) == ["good1", "net1"], "good1 is back at version 1; bug1 is exhausted by now"
     assert healed.done == 2
     with Ledger(place.ledger_url) as ledger:

@@ -1,6 +1,7 @@
 """The command line: complete help, exit codes that mean something, no pretending."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 from dualforce_model.errors import BusyError, InfrastructureError, InputError
-from flows import cli as module
 from flows.cli import _failure, _register, cli
 from flows.terminal import BROKEN, BUSY, NOT_BUILT, USAGE, Finish
 
@@ -128,5 +128,25 @@ def test_help_imports_nothing_heavy() -> None:
     assert found.stdout.strip() == "[]", found.stderr
 
 
-def test_the_entry_point_is_the_module_that_is_tested() -> None:
-    assert module.main.__module__ == "flows.cli"
+def test_a_home_stays_empty(tmp_path: Path) -> None:
+    """Commands that only look write nothing into the user's home; nor do the libraries they load."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MPL", "XDG"))}
+    code = "from flows.cli import _keep_to_ourselves; _keep_to_ourselves(); import tasks.pictures, flows.inspection"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=elsewhere, env={**environment, "HOME": str(home)}, timeout=120
+    )
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("place: 3", "place: expected a group"), ("place: {home: null}", "place.home")]
+)
+def test_a_broken_place_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    result = run("run", "curate", "--config", "x.yaml", folder=tmp_path)
+    assert result.returncode == USAGE
+    assert said in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.yaml"]

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from tasks.accounting import Account, Fate, account, fates
 from tasks.artifacts import account_markdown, gallery_markdown
+from tasks.extract import ExtractConfig, wanted_features
 from tasks.ledger import Ledger
 from tasks.ledger_tables import Row
 from tasks.policy import load_policy
@@ -43,6 +44,13 @@ def row(clip_id: str, stage: Stage, state: str = "done", **more: object) -> Row:
     return Row.model_validate({"clip_id": clip_id, "stage": stage, "state": state, "key": "k", **more})
 
 
+CONFIG = ExtractConfig(modalities=("video",))
+
+
+def key_of(crop_digest: str) -> str:
+    return wanted_features(CONFIG, crop_digest)["video"][0]
+
+
 def test_fates_follow_a_clip_as_far_as_it_came(tmp_path: Path) -> None:
     policy = load_policy("configs/policy/demo.yaml")
     good = {name: {"method": "m", "value": value} for name, value in GOOD_SCORES.items()}
@@ -57,10 +65,14 @@ def test_fates_follow_a_clip_as_far_as_it_came(tmp_path: Path) -> None:
             )
         with ledger.lease("d", Stage.CURATE, "r") as lease:
             for name, scores in (("cut-1", good), ("short", {**good, "duration_s": {"method": "m", "value": 1.0}})):
-                ledger.record(lease, [row(name, Stage.CURATE, value={"scores": scores})])
+                ledger.record(lease, [row(name, Stage.CURATE, value={"scores": scores, "digest": "d1"})])
         with ledger.lease("d", Stage.EXTRACT, "r") as lease:
-            ledger.record(lease, [row("cut-1", Stage.EXTRACT, feature="video")])
-        found = {each.clip_id: each for each in fates(ledger, "d", policy)}
+            ledger.record(lease, [row("cut-1", Stage.EXTRACT, feature="video", key=key_of("d1"))])
+        found = {each.clip_id: each for each in fates(ledger, "d", policy, CONFIG)}
+        with ledger.lease("d", Stage.CURATE, "r") as lease:  # cropped anew: the feature is of another crop
+            ledger.record(lease, [row("cut-1", Stage.CURATE, value={"scores": good, "digest": "d2"})])
+        stale = {each.clip_id: each.outcome for each in fates(ledger, "d", policy, CONFIG)}
+    assert stale["cut-1"] == "waiting", "a feature of an older crop is no feature"
     assert {name: each.outcome for name, each in found.items()} == {
         "gone": "quarantined",
         "cut-1": "passed",
