@@ -307,7 +307,8 @@ def encode_manifest(rows: tuple[SnapshotRow, ...]) -> bytes:
 
 def decode_manifest(data: bytes) -> tuple[SnapshotRow, ...]:
     """Inverse of `encode_manifest`."""
-    table = pq.read_table(io.BytesIO(data))
+    # One thread and no read-ahead: a short command that ends while Arrow's threads wind down is aborted now and then.
+    table = pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
     modalities = [name.removesuffix(".shard") for name in table.column_names if name.endswith(".shard")]
     rows = []
     for record in table.to_pylist():

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -273,6 +273,24 @@ class Storage:
         with self._naming(key):
             path = self.local_path(key)
             return path.stat().st_mtime if path is not None else self._remote().modified(self._object(key)).timestamp()
+
+    def require(self) -> Self:
+        """The store itself, for one who only reads. Raises InputError if there is none, or a file is in its place.
+
+        An empty folder is a store. Object stores have no folders: nothing below the URL is no store.
+        """
+        with self._naming(""):
+            try:
+                if self._root is not None:
+                    is_file = not stat.S_ISDIR(self._root.stat().st_mode)
+                else:
+                    filesystem, root = fsspec.core.url_to_fs(self._url)
+                    is_file = filesystem.info(root)["type"] == "file" and not self._url.startswith(("http:", "https:"))
+            except (FileNotFoundError, NotADirectoryError):
+                raise InputError(f"there is no store at {self._url}; check the path or URL") from None
+            if is_file:
+                raise InputError(f"{self._url} is a file; expected the folder or URL of a store")
+        return self
 
     def list(self, prefix: str = "") -> list[str]:
         """Keys of all objects below a folder key ("" is the whole store), sorted, without temporaries."""

@@ -6,10 +6,13 @@ state of a run is its weights, moments, averaged weights and step, and nothing e
 
 import logging
 import math
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -144,6 +147,7 @@ class Trainer:
             collate_fn=TalkingHeadBatch.stack,
             num_workers=self.config.loader_workers,
             generator=keyed_generator(self.config.seed, "loader"),  # leaves torch's own generator alone
+            worker_init_fn=outlive_first_terminate,
         )
         for batch_keys, windows in zip(keys, loader, strict=True):
             yield KeyedBatch(windows, batch_keys)
@@ -171,9 +175,7 @@ class Trainer:
         values = {name: sum(row[name] for row in pending) / len(pending) for name in pending[0]}
         self._tell({**values, "seconds_per_step": elapsed_s / done_here})
         if self.accelerator.is_main_process:
-            line = progress_line(self.step, self.config.steps, elapsed_s, done_here, values["loss"])
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            say(progress_line(self.step, self.config.steps, elapsed_s, done_here, values["loss"]))
 
     def _tell(self, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -251,6 +253,27 @@ class Trainer:
         if self.accelerator.is_main_process:
             trim_log(self.folder, self.step)
         LOGGER.info("resuming at step %d from %s", self.step, found)
+
+
+def say(line: str) -> None:
+    """One line for whoever reads our output; that nobody reads any more is no reason to end without saving."""
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def outlive_first_terminate(worker: int) -> None:
+    """Make a loading process ignore one SIGTERM: a supervisor sends it to the whole tree, but a trainer whose loaders
+    die raises in the middle of a step instead of saving. A second one, which is torch's own, ends it."""
+
+    def on_terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, on_terminate)
 
 
 def run_digest(config: TrainConfig) -> str:

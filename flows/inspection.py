@@ -74,7 +74,7 @@ def pipeline_status(run: PipelineRun) -> StatusReport:
         dataset=run.place.dataset,
         clips=clips,
         holders=holders,
-        snapshots=tuple(listing(run.place.store_url).lines()),
+        snapshots=tuple(listing(run.place.store_url, required=False).lines()),
         checkpoints=tuple(checkpoints),
     )
 

@@ -1,6 +1,6 @@
 """Pictures and sounds become videos: crops the reference as training clips are cropped, samples, writes MP4s.
 
-Resumable: each video's key says what it was made from, and a finished one is not made again.
+Resumable: each video's key says what it was made from, its digest which file it is; a finished one is not made again.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,6 +48,7 @@ class GeneratedItem(Frozen):
     name: str = Field(pattern=NAME)
     key: str = Field(description="what it was made from")
     path: str = Field(description="relative to the folder")
+    digest: str = Field("", description="SHA-256 of the file: another run's video of that name is not this one")
     num_frames: int = Field(ge=1)
 
 
@@ -71,11 +72,7 @@ def generate(
         raise InputError(f"two videos would be called {sorted(repeated)[0]!r}; names must differ")
     identity = file_digest(checkpoint / "state.json")
     keys = {item.name: item_key(item, identity, config) for item in items}
-    done = {
-        item.name: item
-        for item in read_generated(folder).items
-        if keys.get(item.name) == item.key and (folder / item.path).is_file()
-    }
+    done = {item.name: item for item in read_generated(folder).items if _is_finished(item, keys, folder)}
     progress(list(done))
     missing = [item for item in items if item.name not in done]
     pipeline = load_pipeline(checkpoint, config.threads) if missing else None
@@ -129,6 +126,12 @@ def reference_picture(item: GenerateItem, crop: CurateConfig) -> np.ndarray:
     return picture if item.cropped else crop_picture(picture, crop, str(path))
 
 
+def _is_finished(item: GeneratedItem, keys: dict[str, str], folder: Path) -> bool:
+    """Whether a video is wanted as it is: a run that was killed may have left its own under the same name."""
+    path = folder / item.path
+    return keys.get(item.name) == item.key and path.is_file() and file_digest(path) == item.digest
+
+
 def _batch(
     pipeline: DualForcePipeline,
     items: Sequence[GenerateItem],
@@ -141,7 +144,15 @@ def _batch(
     for item, (frames, sound) in zip(items, _sample(pipeline, items, config), strict=True):
         path = folder / f"{item.name}.mp4"
         write_video(path, frames, sound)
-        made.append(GeneratedItem(name=item.name, key=keys[item.name], path=path.name, num_frames=len(frames)))
+        made.append(
+            GeneratedItem(
+                name=item.name,
+                key=keys[item.name],
+                path=path.name,
+                digest=file_digest(path),
+                num_frames=len(frames),
+            )
+        )
     return made
 
 

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 LIVES = 4  # renewals that may fail in a row before the lease runs out
 POLL_S = 0.5
 
-Writing = Callable[[], AbstractContextManager[sa.Connection]]  # opens one write transaction
+# Opens one write transaction; raises InfrastructureError when the database gives way.
+Writing = Callable[[], AbstractContextManager[sa.Connection]]
 
 
 class LeaseHeld(BusyError):
@@ -135,7 +136,7 @@ def _renew(writing: Writing, lease: Lease, renew_s: float, stop: threading.Event
             with writing() as connection:
                 end = _now(connection) + renew_s * LIVES
                 kept = connection.execute(leases.update().where(*_mine(lease)).values(expires_at=end)).rowcount
-        except sa.exc.SQLAlchemyError as error:
+        except InfrastructureError as error:
             log.warning("could not renew the lease on %s of %s, will try again: %s", lease.stage, lease.dataset, error)
             continue
         if not kept:

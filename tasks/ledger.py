@@ -7,6 +7,7 @@ Rows are written under a lease, in one transaction that checks the lease's fence
 takeover it slept through, stores nothing. SQLite runs in WAL mode, so the file must be on a local disk.
 """
 
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,10 +48,12 @@ __all__ = ["FencedOut", "Holding", "Lease", "LeaseHeld", "Ledger", "LedgerError"
 CHUNK = 2000  # rows that travel to or from the database at a time
 BUSY_S = 30  # how long a writer of the SQLite file waits for another
 UPGRADE_LOCK = 0x6475616C  # PostgreSQL's advisory lock while tables are made or changed
+FILE_REMEDY = "check that the disk has room, the file is sound and writable and no other program keeps it locked"
+SERVER_REMEDY = "check that the server is up, within reach and has room, and that the user may use the database"
 
 
 class LedgerError(InfrastructureError):
-    """The ledger cannot be opened or a row cannot be stored; the message names the cause and the remedy."""
+    """The ledger cannot be opened, read or written; the message names the cause and the remedy."""
 
 
 class Ledger:
@@ -109,7 +112,7 @@ class Ledger:
         position = -1
         page = sa.select(clips).where(clips.c.dataset == dataset).order_by(clips.c.position).limit(CHUNK)
         while True:
-            with self._engine.connect() as connection:
+            with self._reading() as connection:
                 found = connection.execute(page.where(clips.c.position > position)).mappings().all()
             if not found:
                 return
@@ -119,7 +122,7 @@ class Ledger:
     def clip(self, dataset: str, clip_id: str) -> Clip:
         """One clip. Raises KeyError if the data set has none of that id."""
         query = sa.select(clips).where(clips.c.dataset == dataset, clips.c.clip_id == clip_id)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             found = connection.execute(query).mappings().one_or_none()
         if found is None:
             raise KeyError(f"data set {dataset} has no clip {clip_id}; `dualforce status` shows what it has")
@@ -127,7 +130,7 @@ class Ledger:
 
     def datasets(self) -> list[str]:
         """Names of the data sets that have clips."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return list(connection.execute(sa.select(clips.c.dataset).distinct().order_by(clips.c.dataset)).scalars())
 
     def rows(self, dataset: str, stage: Stage | None = None, state: State | None = None) -> list[Row]:
@@ -138,7 +141,7 @@ class Ledger:
         if state is not None:
             query = query.where(states.c.state == state)
         query = query.order_by(states.c.stage, states.c.clip_id, states.c.feature).execution_options(yield_per=CHUNK)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return [row_of(columns) for columns in connection.execute(query).mappings()]
 
     def record(self, lease: Lease, rows: Iterable[Row]) -> None:
@@ -193,7 +196,7 @@ class Ledger:
 
     def holders(self, dataset: str) -> list[Holding]:
         """Who works on the data set right now, by stage."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return leases.holdings(connection, dataset)
 
     def counts(self, dataset: str, attempts: int = 3) -> list[StageCount]:
@@ -202,7 +205,7 @@ class Ledger:
         what = (states.c.stage, states.c.feature, states.c.state, states.c.reason, states.c.failure)
         query = sa.select(*what, sa.func.count().label("number"), tired.label("tired"))
         query = query.where(states.c.dataset == dataset).group_by(*what)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             found = connection.execute(query).mappings().all()
             listed = {stage: connection.execute(_listed(dataset, stage)).scalar_one() for stage in Stage}
         groups: dict[tuple[Stage, str], list[Any]] = {(stage, ""): [] for stage in (Stage.ACQUIRE, Stage.CURATE)}
@@ -212,19 +215,44 @@ class Ledger:
         return [_count(stage, feature, listed[stage], groups[stage, feature]) for stage, feature in order]
 
     @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        """One read transaction; a database that gives way is a LedgerError."""
+        with self._naming("read"), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        """One write transaction; SQLite's write lock is taken at its start: a reader cannot always become a writer."""
+        """One write transaction; a database that gives way is a LedgerError, a broken rule an IntegrityError."""
+        with self._naming("written"), self._transaction() as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """SQLite's write lock is taken at the start of a write: a reader cannot always become a writer."""
         with self._engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
                 yield connection
+
+    @contextmanager
+    def _naming(self, verb: str) -> Iterator[None]:
+        """Whatever the database raises becomes a LedgerError that names the ledger, without secrets, and the remedy."""
+        before = sys.exception()  # what ended a lease is not to be hidden by a release that fails
+        try:
+            yield
+        except sa.exc.IntegrityError:
+            raise
+        except sa.exc.SQLAlchemyError as error:
+            remedy = SERVER_REMEDY if self._engine.dialect.name == "postgresql" else FILE_REMEDY
+            found = self._without_secrets(error)
+            raise LedgerError(f"{self}: cannot be {verb}: {found}; {remedy}, then run the same again") from before
 
     def _bring_up_to_date(self) -> None:
         with self._engine.connect() as connection:
             found = revision_of(connection)
         if found == REVISIONS[-1]:
             return
-        with self._writing() as connection:
+        with self._transaction() as connection:
             if self._engine.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
             found = revision_of(connection)  # another process may have been faster

@@ -8,9 +8,9 @@ from pydantic import Field
 from dualforce_model.config import Frozen
 from dualforce_model.schema import FeatureRef, Snapshot, load_snapshot
 from dualforce_model.storage import Storage
-from tasks.accounting import account, crop_verdicts, fates, scores_of
+from tasks.accounting import account, crop_verdicts, current_features, fates, scores_of
+from tasks.extract import ExtractConfig
 from tasks.ledger import Ledger
-from tasks.ledger_tables import Row
 from tasks.place import Place
 from tasks.policy import load_policy
 from tasks.records import Quarantined, Stage
@@ -119,13 +119,13 @@ class Collected(Frozen):
         return "\n".join([f"{verb}: {len(self.keys)} files, {self.num_bytes / 1e6:.1f} MB", *self.keys])
 
 
-def build_from_ledger(place: Place, policy_path: str, config: SnapshotConfig) -> SnapshotView:
+def build_from_ledger(place: Place, policy_path: str, extract: ExtractConfig, config: SnapshotConfig) -> SnapshotView:
     """Judge what the ledger knows by the policy and build a version; the same input finds the same version."""
     policy = load_policy(policy_path)
     with Ledger(place.ledger_url) as ledger:
-        standing = fates(ledger, place.dataset, policy)
+        standing = fates(ledger, place.dataset, policy, extract)
         judged = crop_verdicts(ledger, place.dataset, policy)
-        candidates = list(_candidates(ledger, place.dataset, ledger.rows(place.dataset)))
+        candidates = list(_candidates(ledger, place.dataset, extract))
     dropped = {clip_id for clip_id, (_, verdict) in judged.items() if isinstance(verdict, Quarantined)}
     impossible = [f for f in standing if f.outcome == "quarantined" and f.clip_id not in dropped]
     built = build_snapshot(
@@ -141,19 +141,20 @@ def build_from_ledger(place: Place, policy_path: str, config: SnapshotConfig) ->
     return SnapshotView(snapshot=built.snapshot, tags=(config.tag,), written=built.written)
 
 
-def _candidates(ledger: Ledger, dataset: str, rows: list[Row]) -> Iterator[SnapshotCandidate]:
+def _candidates(ledger: Ledger, dataset: str, extract: ExtractConfig) -> Iterator[SnapshotCandidate]:
     """Every clip with a crop, except those whose features failed: these are counted, not offered."""
     features: dict[str, dict[str, FeatureRef]] = {}
     broken: set[str] = set()
-    for row in rows:
-        if row.stage == Stage.EXTRACT and row.state == "done":
-            features.setdefault(row.clip_id, {})[row.feature] = FeatureRef.model_validate(row.value["ref"])
-        elif row.stage == Stage.EXTRACT:
-            broken.add(row.clip_id)
-    downloads = {row.clip_id: row for row in rows if row.stage == Stage.ACQUIRE and row.state == "done"}
+    for clip_id, rows in current_features(ledger, dataset, extract).items():
+        for row in rows:
+            if row.state == "done":
+                features.setdefault(clip_id, {})[row.feature] = FeatureRef.model_validate(row.value["ref"])
+            else:
+                broken.add(clip_id)
+    downloads = {row.clip_id: row for row in ledger.rows(dataset, stage=Stage.ACQUIRE, state="done")}
     clips = {clip.clip_id: clip for clip in ledger.clips(dataset)}
-    for row in rows:
-        if row.stage != Stage.CURATE or row.state != "done" or row.clip_id in broken:
+    for row in ledger.rows(dataset, stage=Stage.CURATE, state="done"):
+        if row.clip_id in broken:
             continue
         clip = clips[row.clip_id]
         yield SnapshotCandidate(
@@ -165,22 +166,24 @@ def _candidates(ledger: Ledger, dataset: str, rows: list[Row]) -> Iterator[Snaps
         )
 
 
-def listing(store: str) -> SnapshotList:
-    """All versions of a store."""
-    entries = reversed(list_snapshots(Storage(store)))
+def listing(store: str, *, required: bool = True) -> SnapshotList:
+    """All versions of a store; one that must be there, unless a run that may not have made it yet is asking."""
+    held = Storage(store)
+    entries = reversed(list_snapshots(held.require() if required else held))
     return SnapshotList(snapshots=tuple(SnapshotView(snapshot=entry.snapshot, tags=entry.tags) for entry in entries))
 
 
 def shown(store: str, name: str) -> SnapshotView:
     """One version with its tags."""
-    snapshot = load_snapshot(Storage(store), name)
-    tags = next(entry.tags for entry in list_snapshots(Storage(store)) if entry.snapshot.id == snapshot.id)
+    held = Storage(store).require()
+    snapshot = load_snapshot(held, name)
+    tags = next(entry.tags for entry in list_snapshots(held) if entry.snapshot.id == snapshot.id)
     return SnapshotView(snapshot=snapshot, tags=tags)
 
 
 def difference(store: str, old: str, new: str) -> Difference:
     """What changed from one version to another."""
-    found = diff_snapshots(Storage(store), old, new)
+    found = diff_snapshots(Storage(store).require(), old, new)
     return Difference(
         old=found.old.id,
         new=found.new.id,
@@ -193,12 +196,12 @@ def difference(store: str, old: str, new: str) -> Difference:
 
 def point_tag(store: str, name: str, tag: str) -> str:
     """Point a tag to a version; its id."""
-    return tag_snapshot(Storage(store), name, tag).id
+    return tag_snapshot(Storage(store).require(), name, tag).id
 
 
 def verified(store: str, name: str) -> Verified:
     """Read every byte of a version."""
-    found = verify_snapshot(Storage(store), name)
+    found = verify_snapshot(Storage(store).require(), name)
     return Verified(
         snapshot=found.snapshot_id, shards=found.num_shards, num_bytes=found.num_bytes, problems=found.problems
     )
@@ -206,11 +209,11 @@ def verified(store: str, name: str) -> Verified:
 
 def collect(store: str, ledgers: Sequence[str], *, delete: bool) -> Collected:
     """Remove what no version, no tag and none of these ledgers names."""
-    in_use: set[str] = set()
+    held, in_use = Storage(store).require(), set[str]()
     for url in ledgers:
         with Ledger(url) as ledger:
             for dataset in ledger.datasets():
                 rows = ledger.rows(dataset, stage=Stage.EXTRACT, state="done")
                 in_use |= {FeatureRef.model_validate(row.value["ref"]).shard for row in rows}
-    found = collect_garbage(Storage(store), in_use, dry_run=not delete)
+    found = collect_garbage(held, in_use, dry_run=not delete)
     return Collected(keys=found.keys, num_bytes=found.num_bytes, deleted=delete)

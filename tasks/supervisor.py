@@ -63,7 +63,12 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         # The child is started from the main thread: the death signal follows the starting thread, not the process.
-        self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+        self.child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,
+            env={**os.environ, "DUALFORCE_SUPERVISOR": str(os.getpid())},  # lets a rank see that it is an orphan
+        )
         threading.Thread(target=self._watch_lifeline, daemon=True).start()
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -83,8 +88,10 @@ class Supervisor:
                 next_look = time.monotonic() + 1.0
         self._remember()
         alive = [process for process in self.known.values() if process.is_running()]
-        # A launcher that ended by itself leaves nothing that deserves a grace period.
-        terminate_tree(alive, self.grace_s if self.stop.is_set() else 1.0)
+        # A launcher that ended by itself leaves nothing that deserves a grace period; one that was killed leaves ranks
+        # that save. They have another parent by now, so it is the remembered ones that are waited for.
+        killed = self.child.poll() is not None and self.child.returncode < 0
+        terminate_tree(alive, self.grace_s if killed or self.stop.is_set() else 1.0)
         code = self.child.wait()
         return 128 - code if code < 0 else code
 

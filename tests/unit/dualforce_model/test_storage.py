@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualforce_model import storage
+from dualforce_model.errors import InputError
 from dualforce_model.storage import MissingKeyError, Storage, StorageError, atomic_folder, atomic_path
 
 
@@ -182,6 +183,24 @@ def test_unreadable_store_is_not_an_empty_one(tmp_path: Path) -> None:
         store.list()
     with pytest.raises(StorageError, match="a file is in its place"):
         store.write("a/b", b"1")
+
+
+def test_a_reader_is_told_that_there_is_no_store(store: Storage) -> None:
+    with pytest.raises(InputError, match=r"there is no store at .*/store; check the path or URL"):
+        store.require()
+    store.write("a/b", b"1")
+    assert store.require() is store
+    with pytest.raises(InputError, match=r"/a/b is a file; expected the folder"):
+        Storage(store.url("a/b")).require()
+    with pytest.raises(InputError, match=r"no store at .*/a/b/c"):
+        Storage(store.url("a/b/c")).require()
+
+
+def test_an_empty_folder_is_a_store_and_asking_makes_none(tmp_path: Path) -> None:
+    assert Storage(str(tmp_path)).require().list() == []
+    with pytest.raises(InputError, match="no store"):
+        Storage(str(tmp_path / "nowhere")).require()
+    assert os.listdir(tmp_path) == []
 
 
 def test_unknown_scheme_names_the_remedy() -> None:

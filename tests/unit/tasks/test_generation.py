@@ -5,10 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dualforce_model.checkpoint import CheckpointError
 from dualforce_model.errors import InputError
 from dualforce_model.media import write_image, write_video, write_wav
+from dualforce_model.storage import file_digest, write_json
 from tasks.curation import CurateConfig
-from tasks.generation import GenerateConfig, GenerateItem, generate, item_key, read_generated, reference_picture
+from tasks.generation import (
+    MANIFEST,
+    GenerateConfig,
+    Generated,
+    GeneratedItem,
+    GenerateItem,
+    generate,
+    item_key,
+    read_generated,
+    reference_picture,
+)
 from tasks.synthetic.animate import render_clip
 
 
@@ -55,6 +67,40 @@ def test_the_key_covers_inputs_and_settings_but_not_how_they_are_batched(face: P
 def test_two_videos_of_one_name_are_refused_before_anything_is_loaded(face: Path) -> None:
     with pytest.raises(InputError, match="names must differ"):
         generate(face / "nowhere", [item(face), item(face)], face / "out", GenerateConfig())
+
+
+@pytest.fixture
+def finished(face: Path) -> GeneratedItem:
+    """A video that the folder `out` holds, of a checkpoint that is too broken to make another."""
+    (face / "checkpoint").mkdir()
+    (face / "checkpoint" / "state.json").write_text("{}")
+    path = face / "out" / "a.mp4"
+    path.parent.mkdir()
+    path.write_bytes(b"a video")
+    identity = file_digest(face / "checkpoint" / "state.json")
+    key = item_key(item(face), identity, GenerateConfig())
+    made = GeneratedItem(name="a", key=key, path="a.mp4", digest=file_digest(path), num_frames=25)
+    write_json(path.parent / MANIFEST, Generated(checkpoint=identity, items=(made,)).model_dump(mode="json"))
+    return made
+
+
+def test_a_finished_video_is_not_made_again(face: Path, finished: GeneratedItem) -> None:
+    generated, made = generate(face / "checkpoint", [item(face)], face / "out", GenerateConfig())
+    assert (generated.items, made) == ((finished,), 0)
+
+
+def test_a_file_that_a_killed_run_left_under_the_name_is_not_passed_off(face: Path, finished: GeneratedItem) -> None:
+    (face / "out" / finished.path).write_bytes(b"by another checkpoint, killed before its manifest")
+    with pytest.raises(CheckpointError):  # it is to be made again
+        generate(face / "checkpoint", [item(face)], face / "out", GenerateConfig())
+
+
+def test_a_manifest_without_digests_vouches_for_no_file(face: Path, finished: GeneratedItem) -> None:
+    old = Generated(checkpoint="", items=(finished,)).model_dump(mode="json")
+    del old["items"][0]["digest"]
+    write_json(face / "out" / MANIFEST, old)
+    with pytest.raises(CheckpointError):
+        generate(face / "checkpoint", [item(face)], face / "out", GenerateConfig())
 
 
 @pytest.mark.parametrize("name", ["../x", "-rf", "a/b", "", "x" * 100])

@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from alembic.script import ScriptDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dualforce_model.errors import InfrastructureError
 from tasks.holder import Holder
 from tasks.ledger import FencedOut, LeaseHeld, Ledger, LedgerError, Row, StageCount
 from tasks.ledger_tables import MIGRATIONS, REVISIONS, leases, metadata, upgrade
@@ -27,12 +29,18 @@ from tasks.records import Clip, FailureClass, Reason, Span, Stage
 DATASET = "demo"
 
 
+def server_program(name: str) -> str | None:
+    """One of PostgreSQL's programs: Debian keeps them off the PATH, in a folder for each version."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
+    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(map(str, folders)))
+
+
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[str]:
     """URL, without database, of a private PostgreSQL server on a socket."""
-    initdb, postgres = shutil.which("initdb"), shutil.which("postgres")
+    initdb, postgres = server_program("initdb"), server_program("postgres")
     if initdb is None or postgres is None:
-        pytest.skip("needs PostgreSQL's initdb and postgres on the PATH")
+        pytest.skip("needs PostgreSQL's initdb and postgres, on the PATH or in /usr/lib/postgresql/*/bin")
     user = None
     if os.getuid() == 0:  # the server refuses to run as root
         try:
@@ -54,6 +62,11 @@ def postgresql() -> Iterator[str]:
             server.wait(20)
 
 
+def administration(url: str) -> sa.Engine:
+    """The server's own database, for what cannot be done in a transaction or from within the database concerned."""
+    return sa.create_engine(sa.make_url(url).set(database="postgres"), isolation_level="AUTOCOMMIT")
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty database of its own."""
@@ -61,7 +74,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/below/ledger.db"
     server = request.getfixturevalue("postgresql")
     name = f"t{time.monotonic_ns()}"
-    engine = sa.create_engine(server.replace("DATABASE", "postgres"), isolation_level="AUTOCOMMIT")
+    engine = administration(server)
     end = time.monotonic() + 20
     while True:
         try:
@@ -403,6 +416,106 @@ def test_a_file_that_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("not a database, " * 100)
     with pytest.raises(LedgerError, match="cannot be opened: file is not a database"):
         Ledger(f"sqlite:///{tmp_path}/ledger.db")
+
+
+def test_a_full_disk_is_one_clear_error_and_the_ledger_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    full = True
+
+    def limit(connection: sa.Connection) -> None:  # SQLite takes a number below the file's pages for that of its pages
+        connection.exec_driver_sql(f"PRAGMA max_page_count={1 if full else 1_000_000}")
+
+    many = [clip(f"c{index}") for index in range(5000)]
+    with Ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        sa.event.listen(ledger._engine, "begin", limit)
+        with pytest.raises(LedgerError, match=r"ledger\.db: cannot be written: .*disk is full; check that the disk"):
+            ledger.add_clips(DATASET, many)
+        assert list(ledger.clips(DATASET)) == []
+        full = False
+        assert ledger.add_clips(DATASET, many) == 5000
+        rows = [done(one.clip_id) for one in many]
+        with ledger.lease(DATASET, Stage.CURATE, "run-1") as lease:
+            full = True
+            with pytest.raises(LedgerError, match="disk is full"):
+                ledger.record(lease, rows)
+            full = False
+            ledger.record(lease, rows)
+        assert len(ledger.rows(DATASET)) == 5000
+
+
+def test_a_file_that_another_program_keeps_locked_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.ledger.BUSY_S", 0)
+    with Ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger, sqlite3.connect(tmp_path / "ledger.db") as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError, match=r"cannot be written: database is locked; check .* no other program"):
+            ledger.add_clips(DATASET, [clip("a")])
+        with pytest.raises(LedgerError, match="database is locked"), ledger.lease(DATASET, Stage.CURATE, "run-1"):
+            pass
+        other.rollback()
+        assert ledger.add_clips(DATASET, [clip("a")]) == 1
+    other.close()
+
+
+def dropped(server: sa.Connection, name: str) -> Clip:
+    """A clip; while it is fetched the server drops everybody's connections to a database."""
+    pids = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+    server.execute(pids, {"name": name})
+    return clip("dropped")
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_server_that_drops_the_connection_or_the_database_is_one_clear_error(url: str) -> None:
+    with Ledger(f"{url}&application_name=swordfish") as ledger:
+        ledger.add_clips(DATASET, [clip("a")])
+        engine, name = administration(url), str(sa.make_url(url).database)
+        with engine.connect() as server:
+            with pytest.raises(LedgerError, match=r"cannot be written: .*terminat.*check that the server is up"):
+                ledger.add_clips(DATASET, (dropped(server, name) for _ in range(1)))
+            assert ledger.add_clips(DATASET, [clip("b")]) == 1  # the next connection is a new one
+            server.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+        engine.dispose()
+        with pytest.raises(LedgerError, match=r"cannot be written: .*does not exist") as caught:
+            ledger.add_clips(DATASET, [clip("c")])
+        assert "swordfish" not in str(caught.value)
+        for read in (ledger.rows, ledger.counts, ledger.holders, lambda dataset: list(ledger.clips(dataset))):
+            with pytest.raises(LedgerError, match=r"cannot be read: .*check that the server is up"):
+                read(DATASET)
+
+
+def test_tables_that_are_gone_are_one_clear_error_to_every_reader(ledger: Ledger) -> None:
+    with ledger._writing() as connection:
+        for table in ("states", "clips", "leases"):
+            connection.execute(sa.text(f"DROP TABLE {table}"))
+    readers: list[Callable[[], object]] = [
+        lambda: list(ledger.clips(DATASET)),
+        lambda: ledger.clip(DATASET, "a"),
+        ledger.datasets,
+        lambda: ledger.rows(DATASET),
+        lambda: ledger.holders(DATASET),
+        lambda: ledger.counts(DATASET),
+    ]
+    for read in readers:
+        with pytest.raises(LedgerError, match="cannot be read") as caught:
+            read()
+        assert isinstance(caught.value, InfrastructureError)
+        assert caught.value.__suppress_context__
+
+
+def test_a_lease_that_cannot_be_released_does_not_hide_what_ended_the_run(ledger: Ledger) -> None:
+    def stumble() -> None:
+        with ledger.lease(DATASET, Stage.CURATE, "run-1"):
+            with ledger._writing() as connection:
+                connection.execute(sa.text("DROP TABLE leases"))
+                connection.execute(sa.text("DROP TABLE runs"))
+            raise ZeroDivisionError
+
+    with pytest.raises(LedgerError, match="cannot be written") as caught:
+        stumble()
+    told: BaseException | None = caught.value
+    while told is not None and not isinstance(told, ZeroDivisionError):
+        told = told.__cause__
+    assert told is not None, "the traceback shows the run's own error"
 
 
 def test_a_hundred_thousand_rows_are_no_matter(tmp_path: Path) -> None:
