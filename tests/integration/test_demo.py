@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,9 @@ def command(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def children_of(out: Path) -> list[psutil.Process]:
-    """Living processes that name the run's folder, or are Ray's."""
-    words = (str(out), "raylet", "gcs_server", "ray::")
+def children_of(out: Path, drivers: Sequence[int]) -> list[psutil.Process]:
+    """Living processes that name the run's folder, or the private Ray folder of one of these drivers."""
+    words = (str(out), *[f"dualforce-ray-{driver}-" for driver in drivers])
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if any(word in part for part in process.info["cmdline"] or [] for word in words):
@@ -54,9 +55,9 @@ def children_of(out: Path) -> list[psutil.Process]:
     return found
 
 
-def assert_nothing_left(out: Path) -> None:
+def assert_nothing_left(out: Path, *drivers: int) -> None:
     limit = time.monotonic() + 30
-    while left := children_of(out):
+    while left := children_of(out, drivers):
         assert time.monotonic() < limit, [process.cmdline() for process in left]
         time.sleep(0.5)
 
@@ -161,7 +162,7 @@ def test_an_interrupted_run_leaves_nothing_and_goes_on(
     rest = process.communicate(timeout=180)[1].decode()
     assert process.returncode == INTERRUPTED, rest
     assert "Traceback" not in rest
-    assert_nothing_left(out)
+    assert_nothing_left(out, process.pid)
     assert not port_in_use(port)
     finish(out, "pipeline.train.steps=30")
 
@@ -181,7 +182,7 @@ def test_the_full_demo_killed_three_times_ends_well(tmp_path: Path, prefect_serv
         time.sleep(moments.uniform(20, 150))
         process.kill()
         process.communicate(timeout=60)
-        assert_nothing_left(out)
+        assert_nothing_left(out, process.pid)
     report = finish(out, config="configs/demo/demo.yaml")
     clips = report["clips"]
     assert clips["waiting"] == 0
