@@ -95,11 +95,13 @@ def load_pipeline(checkpoint: Path, threads: int) -> DualForcePipeline:
     return pipeline
 
 
-def generate_one(checkpoint: Path, image: Path, audio: Path, output: Path, *, seed: int, cropped: bool) -> int:
+def generate_one(
+    checkpoint: Path, image: Path, audio: Path, output: Path, *, seed: int, cropped: bool, crop_px: int
+) -> int:
     """One video where the caller wants it; its number of frames."""
     item = GenerateItem(name="one", reference=str(image), sound=str(audio), cropped=cropped)
     pipeline = load_pipeline(checkpoint, GenerateConfig().threads)
-    frames, sound = _sample(pipeline, [item], GenerateConfig(seed=seed))[0]
+    frames, sound = _sample(pipeline, [item], GenerateConfig(seed=seed, crop=CurateConfig(crop_px=crop_px)))[0]
     write_video(output, frames, sound)
     return len(frames)
 
