@@ -65,11 +65,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, named: Iterable[tuple[st
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, Tensor]], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put moments back, sharded as their parameters are. Raises ValueError if a trainable parameter lacks one."""
+    """Put moments back, sharded as their parameters are.
+
+    A parameter that never had a gradient has no moments and gets none. Raises ValueError where some are missing.
+    """
     for name, parameter in named:
-        if not parameter.requires_grad:
-            continue
         missing = [moment for moment in MOMENTS if f"{moment}/{name}" not in tensors]
+        if not parameter.requires_grad or (len(missing) == len(MOMENTS) and tensors):
+            continue
         if missing:
             raise ValueError(
                 f"optimizer state lacks {', '.join(missing)} of {name}: was the model configured otherwise?"

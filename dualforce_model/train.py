@@ -53,7 +53,8 @@ def train(config: TrainConfig, folder: Path, stop: StopSignal) -> RunState:
     state = _state(folder, "finished" if finished else "stopped", resumable=not finished)
     if accelerator.is_main_process:
         write_run_state(folder, state)
-        say(f"training {state.reason} at step {state.step} of {config.steps}: {folder / str(state.checkpoint)}")
+        saved = folder / state.checkpoint if state.checkpoint is not None else "no step done, nothing to save"
+        say(f"training {state.reason} at step {state.step} of {config.steps}: {saved}")
     return state
 
 

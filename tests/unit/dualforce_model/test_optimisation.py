@@ -65,6 +65,18 @@ def test_missing_moments_are_named() -> None:
     model, optimizer = fresh()
     with pytest.raises(ValueError, match="exp_avg, exp_avg_sq, step of weight"):
         load_optimizer_tensors(optimizer, model.named_parameters(), {})
+    with pytest.raises(ValueError, match="lacks exp_avg_sq, step of weight"):
+        load_optimizer_tensors(optimizer, model.named_parameters(), {"exp_avg/weight": torch.zeros(2, 3)})
+
+
+def test_a_parameter_that_never_had_a_gradient_comes_back_without_moments() -> None:
+    model, optimizer = fresh()
+    model.bias.grad, model.weight.grad = torch.ones(2), None
+    optimizer.step()
+    saved = optimizer_tensors(optimizer, model.named_parameters())
+    other, resumed = fresh()
+    load_optimizer_tensors(resumed, other.named_parameters(), saved)
+    assert set(resumed.state) == {other.bias}
 
 
 def test_averaged_weights_follow_with_a_growing_horizon() -> None:
