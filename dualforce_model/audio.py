@@ -34,16 +34,16 @@ NOWHERE = -(1 << 40)  # position of audio that is not there
 class AudioConfig(Frozen):
     """What is heard, and by which layers."""
 
-    features: int = Field(80, ge=1, description="numbers per audio token")
-    layers: int = Field(6, ge=0, le=100, description="layers of both towers that listen, from the first on")
+    features: int = Field(40, ge=1, description="numbers per audio token")
+    layers: int = Field(3, ge=0, le=100, description="layers of both towers that listen, from the first on")
     past_steps: int = Field(1, ge=0, le=8, description="steps of sound before a step that reach it")
     look_ahead_steps: int = Field(
         0, ge=0, le=8, description="steps of sound after a step that reach it: 160 ms of latency each"
     )
     slot_dim: int = Field(
-        32, ge=4, description="width to which an audio token is reduced before a frame's window is read"
+        24, ge=4, description="width to which an audio token is reduced before a frame's window is read"
     )
-    context_dim: int = Field(128, ge=8, description="width of the tokens that the towers attend to")
+    context_dim: int = Field(64, ge=8, description="width of the tokens that the towers attend to")
 
 
 class AudioContext(NamedTuple):

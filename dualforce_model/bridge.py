@@ -29,11 +29,11 @@ class BridgeConfig(Frozen):
 
     strategy: Strategy = Field("shallow_focus", description="which layers exchange")
     depth: int | None = Field(
-        8, ge=1, le=100, description="shallow_focus: number of layers from the first on; null: a third, at most 10"
+        2, ge=1, le=100, description="shallow_focus: number of layers from the first on; null: a third, at most 10"
     )
     layers: tuple[int, ...] = Field((), description="custom: the layers, from 0")
     direction: Literal["both", "video_to_structure", "structure_to_video"] = Field("both", description="who is told")
-    condition_dim: int = Field(256, ge=8, description="width in which the two noise levels meet")
+    condition_dim: int = Field(32, ge=8, description="width in which the two noise levels meet")
 
     @model_validator(mode="after")
     def _custom_names_layers(self) -> "BridgeConfig":

@@ -53,23 +53,11 @@ def ceil_frames(frames: int) -> int:
     return floor_frames(frames + FRAMES_PER_STEP - 1)
 
 
-def step_of_frame(frame: int) -> int:
-    """Step that pixel frame belongs to: ceil(frame / 4)."""
-    if frame < 0:
-        raise ValueError(f"frame {frame} is negative")
-    return (frame + FRAMES_PER_STEP - 1) // FRAMES_PER_STEP
-
-
 def frames_of_step(step: int) -> range:
     """Pixel frames of a step."""
     if step < 0:
         raise ValueError(f"step {step} is negative")
     return range(1) if step == 0 else range(FRAMES_PER_STEP * step - 3, FRAMES_PER_STEP * step + 1)
-
-
-def step_of_audio_token(token: int) -> int:
-    """Step that a 50 Hz audio token belongs to."""
-    return step_of_frame(token // TOKENS_PER_FRAME)
 
 
 def num_audio_tokens(num_frames: int) -> int:
@@ -80,11 +68,6 @@ def num_audio_tokens(num_frames: int) -> int:
 def num_samples(num_frames: int) -> int:
     """16 kHz samples of T frames: 640T."""
     return SAMPLES_PER_FRAME * num_frames
-
-
-def frames_in_seconds(seconds: float) -> int:
-    """Whole frames that fit into a duration (tolerant of float noise)."""
-    return int(seconds * FPS + 1e-6)
 
 
 def video_time(step: int) -> float:
@@ -107,12 +90,6 @@ def fold_structure(x_tm: ArrayT) -> ArrayT:
     return _concat_like(x_tm, [first[None], rest])
 
 
-def unfold_structure(x_s4m: ArrayT) -> ArrayT:
-    """[S, 4, ...] -> [T, ...]; step 0 gives its last entry."""
-    rest = x_s4m[1:].reshape((x_s4m.shape[0] - 1) * FRAMES_PER_STEP, *x_s4m.shape[2:])
-    return _concat_like(x_s4m, [x_s4m[0, -1:], rest])
-
-
 def fold_audio(x_ja: ArrayT) -> ArrayT:
     """[2T, ...] tokens -> [S, 8, ...] slots; the first six slots of step 0 are zero (see `audio_valid`)."""
     tokens = x_ja.shape[0]
@@ -123,12 +100,6 @@ def fold_audio(x_ja: ArrayT) -> ArrayT:
     empty = x_ja[:1] * 0
     padded = _concat_like(x_ja, [empty] * pad + [x_ja])
     return padded.reshape(steps, SLOTS_PER_STEP, *x_ja.shape[1:])
-
-
-def unfold_audio(x_sna: ArrayT) -> ArrayT:
-    """[S, 8, ...] -> [2T, ...], dropping the six empty slots of step 0."""
-    flat = x_sna.reshape(x_sna.shape[0] * SLOTS_PER_STEP, *x_sna.shape[2:])
-    return flat[SLOTS_PER_STEP - TOKENS_PER_FRAME :]
 
 
 def audio_valid(steps: int) -> Tensor:

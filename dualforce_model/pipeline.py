@@ -27,7 +27,7 @@ from dualforce_model.errors import InputError
 from dualforce_model.model import DualForce
 from dualforce_model.schema import TensorStatistics
 from dualforce_model.storage import write_json
-from dualforce_model.train_config import PipelineRecord
+from dualforce_model.train_config import RECORD_FORMAT, PipelineRecord
 
 RECORD_NAME = "pipeline.json"
 
@@ -58,9 +58,7 @@ class DualForcePipeline:
     def from_pretrained(cls, folder: str | Path) -> Self:
         """Read a checkpoint of the trainer, or what `save_pretrained` wrote. Raises CheckpointError."""
         folder = Path(folder)
-        if not (folder / RECORD_NAME).is_file():
-            raise CheckpointError(f"{folder}: no {RECORD_NAME}; expected a checkpoint folder such as .../step-00000600")
-        record = validate(PipelineRecord, load_record(folder / RECORD_NAME), str(folder / RECORD_NAME))
+        record = load_pipeline_record(folder)
         variant = EMA_VARIANT if (folder / MODEL_FOLDER / EMA_NAME).is_file() else None
         return cls(DualForce.from_pretrained(folder / MODEL_FOLDER, variant=variant, use_safetensors=True), record)
 
@@ -86,6 +84,7 @@ class DualForcePipeline:
         num_inference_steps: int | None = None,
         chunk_steps: int | None = None,
         guidance: float | None = None,
+        other_size: bool = False,
     ) -> UInt8[np.ndarray, "t h w 3"]: ...
 
     @overload
@@ -98,6 +97,7 @@ class DualForcePipeline:
         num_inference_steps: int | None = None,
         chunk_steps: int | None = None,
         guidance: float | None = None,
+        other_size: bool = False,
     ) -> list[UInt8[np.ndarray, "t h w 3"]]: ...
 
     def __call__(
@@ -109,16 +109,18 @@ class DualForcePipeline:
         num_inference_steps: int | None = None,
         chunk_steps: int | None = None,
         guidance: float | None = None,
+        other_size: bool = False,
     ) -> UInt8[np.ndarray, "t h w 3"] | list[UInt8[np.ndarray, "t h w 3"]]:
         """Frames at 25 per second, exactly as many as the sound fills (a started frame counts).
 
         Lists are sampled as one batch: sounds are padded with silence to the longest, results trimmed. Clip i of a list
         is sampled with seed + i, or with its own from a list of seeds. What is left out has the checkpoint's default.
+        Pictures are of the size that the model was trained on (`record.size.crop_px`), unless `other_size` is allowed.
         """
         images = [image] if isinstance(image, np.ndarray) else list(image)
         sounds = [audio] if isinstance(audio, np.ndarray) else list(audio)
         seeds = [seed + number for number in range(len(images))] if isinstance(seed, int) else list(seed)
-        prepared = self._prepare(images, sounds, seeds)
+        prepared = self._prepare(images, sounds, seeds, other_size)
         settings = self._settings(num_inference_steps, chunk_steps, guidance)
         sampler = Sampler(self.model, self.record.diffusion.schedule, settings, self.record.reading())
         parts = [self._decode(chunk.video, chunk.first_step) for chunk in sampler.stream(prepared.conditions, seeds)]
@@ -132,7 +134,7 @@ class DualForcePipeline:
         self, image: UInt8[np.ndarray, "h w 3"], audio: Float32[np.ndarray, " n"], seed: int = 0, **options: Any
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
         """The frames of one clip as they are made, chunk by chunk; together they equal what a call returns."""
-        prepared = self._prepare([image], [audio], [seed])
+        prepared = self._prepare([image], [audio], [seed], options.pop("other_size", False))
         settings = self._settings(**{"num_inference_steps": None, "chunk_steps": None, "guidance": None, **options})
         left = prepared.num_frames[0]
         sampler = Sampler(self.model, self.record.diffusion.schedule, settings, self.record.reading())
@@ -160,13 +162,14 @@ class DualForcePipeline:
         images: Sequence[UInt8[np.ndarray, "h w 3"]],
         sounds: Sequence[Float32[np.ndarray, " n"]],
         seeds: Sequence[int],
+        other_size: bool,
     ) -> _Prepared:
         if not len(images) == len(sounds) == len(seeds) or not images:
             raise GenerationInputError(
                 f"{len(images)} pictures, {len(sounds)} sounds and {len(seeds)} seeds: one of each per clip is expected"
             )
         for image in images:
-            _check_picture(image, images[0].shape)
+            _check_picture(image, images[0].shape, None if other_size else self.record.size.crop_px)
         counts = tuple(_num_frames(sound) for sound in sounds)
         longest = clock.ceil_frames(max(counts))
         latents = [self._standardise("video.latents", self.codec.encode_image(image)[None])[0] for image in images]
@@ -205,7 +208,22 @@ class DualForcePipeline:
         return self.record.statistics[name]
 
 
-def _check_picture(image: np.ndarray, shape: tuple[int, ...]) -> None:
+def load_pipeline_record(folder: Path) -> PipelineRecord:
+    """What a checkpoint says about its use, without its weights. Raises CheckpointError, also for an older layout."""
+    path = folder / RECORD_NAME
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no {RECORD_NAME}; expected a checkpoint folder such as .../step-00000600")
+    data = load_record(path)
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != RECORD_FORMAT:
+        raise CheckpointError(
+            f"{path}: record of format {found or 1}, this version reads {RECORD_FORMAT} (it says which crops the model "
+            "was trained on); train again"
+        )
+    return validate(PipelineRecord, data, str(path))
+
+
+def _check_picture(image: np.ndarray, shape: tuple[int, ...], crop_px: int | None) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise GenerationInputError(f"picture {image.dtype} {list(image.shape)}: expected uint8 [height, width, 3]")
     if image.shape[0] != image.shape[1]:
@@ -215,6 +233,11 @@ def _check_picture(image: np.ndarray, shape: tuple[int, ...]) -> None:
     if image.shape != shape:
         raise GenerationInputError(
             f"pictures of {shape[1]} and {image.shape[1]} pixels in one batch: bring them to one size"
+        )
+    if crop_px is not None and image.shape[0] != crop_px:
+        raise GenerationInputError(
+            f"picture of {image.shape[1]} pixels: the model was trained on crops of {crop_px}; bring it to that size, "
+            "or allow other_size"
         )
 
 

@@ -200,6 +200,7 @@ class ModalityInfo(Frozen):
 
     fingerprint: str
     tensors: dict[str, tuple[int, ...]] = Field(description="array name -> its shape without the rows")
+    encoder: str = Field("", description="fingerprint of the encoder that pipelines have to use; empty: unknown")
 
 
 class Snapshot(Frozen):

@@ -11,7 +11,7 @@ reader checks exactly the blocks it reads, by positioned reads (or range request
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -21,7 +21,7 @@ import numpy as np
 
 from dualforce_model.config import canonical_json
 from dualforce_model.schema import Feature, FeatureRef, SchemaError, check_feature, specs_of
-from dualforce_model.storage import Storage
+from dualforce_model.storage import CutShortError, MissingKeyError, Storage
 
 FORMAT = "dualforce.shard/1"
 BLOCK_ROWS = 8
@@ -150,11 +150,21 @@ def read_feature(
     if found != wanted:
         raise DamagedShardError(
             f"{store.url(ref.shard)}: rows {low}..{high} of {ref.clip_id}/{name} are damaged (crc32c); "
-            "run `snapshots verify`, remove the shard and extract its clips again"
+            "`dualforce rerun --damaged` makes the clip again"
         )
     rows: np.ndarray = np.frombuffer(data, dtype=entry.dtype).reshape(high - low, *entry.shape[1:])
     part: np.ndarray = rows[first - low : last - low].copy()  # writable, and free of the rows read around it
     return part
+
+
+def is_sound(store: Storage, ref: FeatureRef) -> bool:
+    """Whether every block of a feature is there as it was written. A store out of reach raises StorageError."""
+    try:
+        _header_text(store, ref.shard)  # the remembered header may be of better days
+        load_feature(store, ref)
+    except (SchemaError, MissingKeyError, CutShortError):
+        return False
+    return True
 
 
 def load_feature(store: Storage, ref: FeatureRef) -> Feature:
@@ -178,6 +188,12 @@ def cached_header(store_url: str, shard: str) -> ShardHeader:
 
 def read_header(store: Storage, shard: str) -> ShardHeader:
     """Read and prove the header of a shard; raises DamagedShardError when it is not the one its name tells."""
+    text = _header_text(store, shard)
+    return _parse(text, payload_start=8 + len(text))
+
+
+def _header_text(store: Storage, shard: str) -> bytes:
+    """The header's JSON, proven by the shard's name."""
     named = _NAME.fullmatch(shard)
     if named is None:
         raise SchemaError(f"{shard!r} is not a shard's key (features/<modality>/<fingerprint>/<hash>.safetensors)")
@@ -189,7 +205,7 @@ def read_header(store: Storage, shard: str) -> ShardHeader:
     text = store.read_range(shard, 8, length)
     if _header_hash(prefix + text) != named["hash"]:
         raise DamagedShardError(f"{where}: the header is damaged (its hash is not the file's name)")
-    return _parse(text, payload_start=8 + length)
+    return text
 
 
 def _parse(text: bytes, payload_start: int) -> ShardHeader:
@@ -215,8 +231,8 @@ def _parse(text: bytes, payload_start: int) -> ShardHeader:
 # ------------------------------------------------------------------------------------------------------- verifying
 
 
-def verify_shard(store: Storage, shard: str) -> Iterator[str]:
-    """Read every byte of a shard; yield one line per problem."""
+def verify_shard(store: Storage, shard: str, clip_ids: Collection[str] | None = None) -> Iterator[str]:
+    """Read every byte of a shard, or of these clips' arrays in it; yield one line per problem."""
     try:
         header = read_header(store, shard)
     except (OSError, SchemaError) as error:
@@ -226,14 +242,16 @@ def verify_shard(store: Storage, shard: str) -> Iterator[str]:
     for name, entry in header.tensors.items():
         size = entry.row_bytes * entry.shape[0]
         end = max(end, entry.start + size)
+        if clip_ids is not None and name.partition("/")[0] not in clip_ids:
+            continue
         try:
             data = store.read_range(shard, entry.start, size)
         except OSError as error:
             yield str(error)
             continue
         if _block_sums(data, BLOCK_ROWS * entry.row_bytes) != entry.crc32c:
-            yield f"{store.url(shard)}: {name} is damaged (crc32c); remove the shard and extract its clips again"
+            yield f"{store.url(shard)}: {name} is damaged (crc32c)"
         elif hashlib.sha256(data).hexdigest() != entry.sha256:
-            yield f"{store.url(shard)}: {name} is damaged (SHA-256); remove the shard and extract its clips again"
+            yield f"{store.url(shard)}: {name} is damaged (SHA-256)"
     if store.size(shard) != end:
         yield f"{store.url(shard)}: {store.size(shard)} bytes, expected {end}; something was added to the file"

@@ -42,6 +42,10 @@ class MissingKeyError(StorageError, FileNotFoundError):
     """The store is readable and has nothing under this key."""
 
 
+class CutShortError(StorageError):
+    """An object ends before the bytes that were asked for."""
+
+
 # ---------------------------------------------------------------------------------------------------- local files
 
 
@@ -223,7 +227,7 @@ class Storage:
             else:
                 data = self._remote().cat_file(self._object(key), start=start, end=start + length) if length else b""
         if len(data) != length:
-            raise StorageError(
+            raise CutShortError(
                 f"{self.url(key)}: {length} bytes from {start} were asked for, {len(data)} are there; "
                 "the object is cut short, make it again"
             )

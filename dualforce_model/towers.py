@@ -28,14 +28,14 @@ Grid = tuple[int, int]  # rows and columns of tokens in a step
 
 
 class TowerConfig(Frozen):
-    """Size of a tower."""
+    """Size of a tower. The defaults of all parts together are the preset `tiny`."""
 
     heads: int = Field(4, ge=1, le=64, description="attention heads")
     head_dim: int = Field(32, ge=8, le=256, multiple_of=4, description="width of a head; the tower is heads times this")
     layers: int = Field(4, ge=1, le=100, description="transformer blocks")
-    ffn_dim: int = Field(512, ge=8, description="inner width of the feed-forward nets")
+    ffn_dim: int = Field(384, ge=8, description="inner width of the feed-forward nets")
     text_dim: int = Field(0, ge=0, description="width of prompt embeddings; 0: no text attention at all")
-    freq_dim: int = Field(256, ge=8, multiple_of=2, description="width of the sinusoid that embeds the noise level")
+    freq_dim: int = Field(64, ge=8, multiple_of=2, description="width of the sinusoid that embeds the noise level")
 
     @property
     def dim(self) -> int:
@@ -47,12 +47,14 @@ class VideoTowerConfig(TowerConfig):
     """The tower over video latents."""
 
     latent_channels: int = Field(16, ge=1, description="channels of a video latent")
-    patch_px: tuple[int, int] = Field((2, 2), description="rows and columns of latent pixels in one token")
+    patch_px: tuple[int, int] = Field((4, 4), description="rows and columns of latent pixels in one token")
 
 
 class StructureTowerConfig(TowerConfig):
     """The tower over structure, one token per pixel frame."""
 
+    heads: int = Field(2, ge=1, le=64, description="attention heads")
+    ffn_dim: int = Field(256, ge=8, description="inner width of the feed-forward nets")
     entries: int = Field(32, ge=1, description="numbers per pixel frame")
     sink_tokens: int = Field(
         2, ge=0, le=16, description="learned tokens that every step sees; they steady sparse streams"

@@ -15,6 +15,8 @@ from dualforce_model.model import PRESETS, ModelConfig
 from dualforce_model.optimisation import OptimizerConfig
 from dualforce_model.schema import TensorStatistics
 
+RECORD_FORMAT: Literal[2] = 2  # of PipelineRecord; older ones do not say which crops the model was trained on
+
 
 class Encoders(Frozen):
     """What turned pixels and sound into the snapshot's features; kept in checkpoints for the pipeline."""
@@ -77,10 +79,19 @@ class TrainConfig(TrainSettings):
     snapshot_id: str = Field(min_length=1, max_length=80, description="id of the snapshot to learn from")
 
 
+class PictureSize(Frozen):
+    """Side of the square crops that a model was trained on; at another size it has never seen a whole face."""
+
+    crop_px: int = Field(ge=1, description="pixels")
+    latent_px: int = Field(ge=1, description="latent pixels")
+
+
 class PipelineRecord(Frozen):
     """What a checkpoint says about its use: everything a pipeline needs besides the weights."""
 
+    format: Literal[2] = Field(description="version of this record")
     encoders: Encoders
+    size: PictureSize
     diffusion: Diffusion
     sampler: SamplerConfig
     spread: Spread = Field(description="unit of residuals, measured on training windows")

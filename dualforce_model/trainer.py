@@ -27,11 +27,12 @@ from dualforce_model.diffusion.noise import keyed_generator
 from dualforce_model.diffusion.prediction import Reading, measure_spread
 from dualforce_model.diffusion.window import SampleKey
 from dualforce_model.errors import InputError
+from dualforce_model.fitting import check_encoders, fitted, picture_size
 from dualforce_model.losses import Losses, total_loss
-from dualforce_model.model import DualForce, ModelConfig
+from dualforce_model.model import DualForce
 from dualforce_model.objective import WindowErrors, window_errors
 from dualforce_model.schema import Split
-from dualforce_model.train_config import PipelineRecord, TrainConfig
+from dualforce_model.train_config import RECORD_FORMAT, PipelineRecord, TrainConfig
 from dualforce_model.train_log import append_log, progress_line, trim_log
 from dualforce_model.train_state import StopSignal
 
@@ -56,12 +57,13 @@ class Trainer:
     def __init__(self, config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
         self.config, self.folder, self.accelerator = config, folder, accelerator
         self.dataset = self._open("train")
+        check_encoders(config.encoders, self.dataset.snapshot, self.dataset.modalities)
         self.validation = self._open("validation")
         self.spread = measure_spread(self._windows_for_spread())
         self.reading = Reading.of(config.diffusion.prediction, self.spread)
-        self.step, self.saved = 0, -1
+        self.step, self.saved = 0, 0  # before the first step there is nothing to save
         torch.manual_seed(config.seed)  # equal weights in every process
-        model = DualForce(fitted(config.model, self.dataset))
+        model = DualForce(fitted(config.model, self.dataset.snapshot, self.dataset.modalities))
         found = checkpoint.newest_checkpoint(folder)
         if found is not None:
             self.step = self.saved = self._same_run(found)
@@ -225,7 +227,9 @@ class Trainer:
     def _records(self) -> dict[str, TrainConfig | PipelineRecord]:
         config = self.config
         record = PipelineRecord(
+            format=RECORD_FORMAT,
             encoders=config.encoders,
+            size=picture_size(self.dataset.snapshot, config.encoders),
             diffusion=config.diffusion,
             sampler=config.sampler,
             spread=self.spread,
@@ -294,11 +298,3 @@ def per_process(batch_size: int, processes: int) -> int:
             f"batch_size {batch_size} cannot be shared by {processes} processes; take a multiple of {processes}"
         )
     return batch_size // processes
-
-
-def fitted(model: ModelConfig, dataset: SnapshotDataset) -> ModelConfig:
-    """The model with the widths of the snapshot's features."""
-    shapes = {name: info.tensors for name, info in dataset.snapshot.modalities.items()}
-    entries = shapes["structure"]["motion"][0] if "structure" in dataset.modalities else 1
-    features = shapes["audio"]["tokens"][0] if "audio" in dataset.modalities else 1
-    return model.fitted(shapes["video"]["latents"][0], entries, features)

@@ -28,18 +28,29 @@ from flows.terminal import PROBLEMS, Finish, json_option, not_built, say
 )
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="the MP4 to write")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="of the noise")
-@click.option("--crop-px", type=click.IntRange(32, 2048), default=96, show_default=True, help="crop size trained on")
+@click.option("--crop-px", type=click.IntRange(32, 2048), help="size of the crop; default: what was trained on")
+@click.option("--other-size", is_flag=True, help="allow a size that the checkpoint was not trained on")
 @click.option("--cropped", is_flag=True, help="the picture is a square face crop already")
 @json_option
 def generate(
-    checkpoint: Path, image: Path, audio: Path, output: Path, seed: int, cropped: bool, crop_px: int, as_json: bool
+    checkpoint: Path,
+    image: Path,
+    audio: Path,
+    output: Path,
+    seed: int,
+    cropped: bool,
+    crop_px: int | None,
+    other_size: bool,
+    as_json: bool,
 ) -> None:
     """One talking video from a picture and a sound; the MP4 carries the sound."""
     if output.suffix.lower() != ".mp4":
         raise click.UsageError(f"{output}: the output is an MP4, its name ends in .mp4")
-    from tasks.generation import generate_one
+    from dualforce_model.config import validate
+    from tasks.generation import GenerateConfig, generate_one
 
-    made = generate_one(checkpoint, image, audio, output, seed=seed, cropped=cropped, crop_px=crop_px)
+    asked = {"seed": seed, "other_size": other_size, "crop": None if crop_px is None else {"crop_px": crop_px}}
+    made = generate_one(checkpoint, image, audio, output, validate(GenerateConfig, asked, "options"), cropped=cropped)
     say({"video": str(output), "num_frames": made}, as_json, f"{output}: {made} frames, {made / 25:.1f} s")
 
 

@@ -4,7 +4,18 @@ from pathlib import Path
 
 import click
 
-from flows.terminal import CLIPS_FAILED, Finish, home_in, json_option, not_built, out_option, prefect_for, say
+from flows.terminal import (
+    CLIPS_FAILED,
+    PROBLEMS,
+    Finish,
+    home_in,
+    json_option,
+    not_built,
+    out_option,
+    prefect_for,
+    say,
+    tell,
+)
 
 FLOWS = ("acquire", "curate", "extract", "train", "generate", "evaluate", "pipeline", "rerun", "verify", "ablate")
 
@@ -39,12 +50,16 @@ def demo(
     server always hangs up fails as planned (exit code 0); --rerun heals it.
     Started again it goes on where it was stopped, or says that there is nothing to do.
     """
-    from flows.demo_run import run_demo
+    from flows.demo_run import heal_demo, run_demo
 
-    report = run_demo(out, seed, config, overrides, port=port, heal=rerun)
-    say(report.model_dump(mode="json"), as_json, report.text())
-    if rerun and report.failed_clips:
-        raise Finish(CLIPS_FAILED, f"{report.failed_clips} clips failed again: `dualforce failures --traceback`")
+    if not rerun:
+        report = run_demo(out, seed, config, overrides, port=port)
+        say(report.model_dump(mode="json"), as_json, report.text(out))
+        return
+    healed = heal_demo(out, seed, config, overrides, port=port)
+    say(healed.model_dump(mode="json"), as_json, healed.text())
+    if healed.failed_clips:
+        raise Finish(CLIPS_FAILED, f"{healed.failed_clips} clips failed again: `dualforce failures --traceback`")
 
 
 @click.command(epilog="Example: dualforce run curate --config configs/curate/folder.yaml place.home=runs/mine")
@@ -59,17 +74,19 @@ def run(flow: str, config: Path, as_json: bool, overrides: tuple[str, ...]) -> N
     """
     if flow == "ablate":
         not_built("the ablation table", "it needs the training stages at full size")
-    from dualforce_model.config import load_config, shipped
-    from flows.registry import config_model, load_flow
-    from tasks.process import folder_lock
+    from dualforce_model.config import shipped
+    from flows.registry import load_flow, load_run
 
-    path = shipped(str(config))
-    home = home_in(path, overrides)
-    with folder_lock(home, f"dualforce run {flow}"), prefect_for(home) as ready:
-        settings = load_config(config_model(flow), path, overrides)
+    home = home_in(shipped(str(config)), overrides)
+    with prefect_for(home, f"dualforce run {flow}") as start:
+        settings, notes = load_run(flow, config, overrides)
+        tell(*notes)
+        ready = start()
         ready()
         result = load_flow(flow)(settings)
     say(result.model_dump(mode="json"), as_json, result.text())
+    if flow == "verify" and result.problems:
+        raise Finish(PROBLEMS, f"{len(result.problems)} problems")
     if result.failed_clips:
         raise Finish(CLIPS_FAILED, f"{result.failed_clips} clips failed: `dualforce failures`, then `dualforce rerun`")
 

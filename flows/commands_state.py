@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dualforce_model.config import load_config, shipped
-from flows.terminal import CLIPS_FAILED, Finish, home_in, json_option, out_option, prefect_for, say
+from flows.terminal import CLIPS_FAILED, Finish, home_in, json_option, out_option, prefect_for, say, tell
 
 if TYPE_CHECKING:
     from flows.pipeline import PipelineRun
@@ -32,9 +32,10 @@ def plan(out: Path, config: Path | None, as_json: bool) -> None:
     """What a run would compute now, stage by stage, and why. Changes nothing."""
     from flows.inspection import plan_pipeline
 
-    plans = plan_pipeline(_pipeline(out, config))
-    text = "\n".join(f"{stage:<8} {planned}" for stage, planned in plans.items())
-    say({stage: planned.model_dump(mode="json") for stage, planned in plans.items()}, as_json, text)
+    run = _pipeline(out, config)
+    tell(*run.check())
+    found = plan_pipeline(run)
+    say(found.model_dump(mode="json")["stages"], as_json, found.text())
 
 
 @click.command()
@@ -69,22 +70,24 @@ def failures(out: Path, config: Path | None, quarantined: bool, with_traceback: 
 @out_option
 @config_option
 @click.option("--clip", "clips", multiple=True, help="only this clip; may be given many times")
+@click.option("--damaged", is_flag=True, help="read all crops and features; make again what is gone or damaged")
 @json_option
-def rerun(out: Path, config: Path | None, clips: tuple[str, ...], as_json: bool) -> None:
+def rerun(out: Path, config: Path | None, clips: tuple[str, ...], damaged: bool, as_json: bool) -> None:
     """Try failed clips again from the stage that failed, then build a new snapshot version.
 
-    Clips named with --clip are taken even if they are quarantined as impossible.
+    Clips named with --clip are taken even if they are quarantined as impossible; what they had and lost is made
+    again.
     """
-    from tasks.process import folder_lock
-
     home = home_in(shipped(str(config)), ()) if config else out
-    with folder_lock(home, "dualforce rerun"), prefect_for(home) as ready:
+    with prefect_for(home, "dualforce rerun") as start:
         from flows.rerun import RerunRun
         from flows.rerun import rerun as rerun_flow
 
-        settings = _pipeline(out, config)
+        settings = RerunRun(pipeline=_pipeline(out, config), clip_ids=clips, damaged=damaged)
+        tell(*settings.check())
+        ready = start()
         ready()
-        result = rerun_flow(RerunRun(pipeline=settings, clip_ids=clips))
+        result = rerun_flow(settings)
     say(result.model_dump(mode="json"), as_json, result.text())
     if result.failed_clips:
         raise Finish(CLIPS_FAILED, f"{result.failed_clips} clips failed again: `dualforce failures --traceback`")

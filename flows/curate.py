@@ -3,7 +3,7 @@
 from prefect import flow
 from prefect.runtime import flow_run
 
-from dualforce_model.config import Frozen
+from flows.preflight import FlowRun, check_curate
 from tasks.artifacts import publish, stage_markdown
 from tasks.curating import CurateWork
 from tasks.curation import CurateConfig
@@ -11,9 +11,10 @@ from tasks.place import Place
 from tasks.pool import PoolConfig
 from tasks.records import Stage
 from tasks.stages import NOTHING_AGAIN, Selection, StageConfig, StageSummary, run_stage
+from tasks.stopwatch import spending
 
 
-class CurateRun(Frozen):
+class CurateRun(FlowRun):
     """A complete curate run."""
 
     place: Place = Place()
@@ -21,18 +22,24 @@ class CurateRun(Frozen):
     stage: StageConfig = StageConfig()
     curate: CurateConfig = CurateConfig()
 
+    def check(self) -> tuple[str, ...]:
+        check_curate(self.curate)
+        return ()
+
 
 @flow(name="curate", flow_run_name="curate {config.place.dataset}")
 def curate(config: CurateRun, selection: Selection = NOTHING_AGAIN) -> StageSummary:
     """Cut, crop and score every downloaded span; scores are stored, a policy judges them later."""
-    summary = run_stage(
-        Stage.CURATE,
-        lambda ledger: CurateWork(config.curate, config.place, ledger),
-        config.place,
-        config.pool,
-        config.stage,
-        selection,
-        run_id=str(flow_run.id),
-    )
+    with spending(config.place.folder, "curate") as spent:
+        summary = run_stage(
+            Stage.CURATE,
+            lambda ledger: CurateWork(config.curate, config.place, ledger),
+            config.place,
+            config.pool,
+            config.stage,
+            selection,
+            run_id=str(flow_run.id),
+        )
+        spent.idle = not summary.planned
     publish("curate", stage_markdown(summary), "what curating came to, before any policy")
     return summary

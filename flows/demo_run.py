@@ -3,7 +3,6 @@
 import copy
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +12,7 @@ from tqdm import tqdm
 
 from dualforce_model.config import ConfigError, read_settings, shipped, validate
 from dualforce_model.storage import sweep_temporaries, write_json
-from flows.terminal import prefect_for
-from tasks.process import folder_lock
+from flows.terminal import prefect_for, tell
 
 if TYPE_CHECKING:
     from flows.demo import DemoReport, DemoRun
@@ -27,21 +25,42 @@ DEFAULT_CONFIG = "configs/demo/demo.yaml"
 
 
 def run_demo(
-    out: Path, seed: int | None, config: Path | None, overrides: Sequence[str], *, port: int | None, heal: bool
-) -> "DemoReport | RerunResult":
-    """The chain, or with `heal` a rerun of what failed. Goes on where an earlier call was stopped."""
-    started = time.monotonic()
-    settings = chosen_settings(out, seed, config, overrides, heal=heal)
-    with folder_lock(out, "dualforce demo"), prefect_for(out, port) as ready:
-        sweep_temporaries(out, STALE_S)
-        from flows.demo import DemoRun, demo, heal_demo
+    out: Path, seed: int | None, config: Path | None, overrides: Sequence[str], *, port: int | None
+) -> "DemoReport":
+    """The chain. Goes on where an earlier call was stopped."""
+    with _prepared(out, chosen_settings(out, seed, config, overrides, heal=False), port, healed=False) as (run, corpus):
+        from flows.demo import demo
+
+        return demo(run, corpus)
+
+
+def heal_demo(
+    out: Path, seed: int | None, config: Path | None, overrides: Sequence[str], *, port: int | None
+) -> "RerunResult":
+    """What failed, once more, while the server behaves."""
+    with _prepared(out, chosen_settings(out, seed, config, overrides, heal=True), port, healed=True) as (run, _):
+        from flows.demo import heal
+
+        return heal(run)
+
+
+@contextmanager
+def _prepared(
+    out: Path, settings: dict[str, Any], port: int | None, *, healed: bool
+) -> "Iterator[tuple[DemoRun, Corpus]]":
+    """The folder, a Prefect server, the clips and their own server, once the settings have been found good."""
+    with prefect_for(out, "dualforce demo", port) as start:
+        from flows.demo import DemoRun
 
         run = validate(DemoRun, demo_settings(out, settings), "the demo's settings")
+        tell(*run.check())
+        ready = start()
+        sweep_temporaries(out, STALE_S)
         write_json(out / KEPT, settings)
         corpus = _corpus(run)
         tell(f"Prefect UI: {ready()} (while this runs; later: dualforce up --out {out})")
-        with _served(run, corpus, healed=heal):
-            return heal_demo(run) if heal else demo(run, corpus, time.monotonic() - started)
+        with _served(run, corpus, healed=healed):
+            yield run, corpus
 
 
 def chosen_settings(
@@ -73,32 +92,38 @@ def _clips(settings: dict[str, Any]) -> tuple[int, object]:
 def demo_settings(out: Path, chosen: dict[str, Any]) -> dict[str, Any]:
     """A demo's settings with what follows from its folder and seed."""
     settings: dict[str, Any] = copy.deepcopy(chosen["settings"])
-    pipeline = settings.setdefault("pipeline", {})
+    pipeline = _group(settings, "pipeline")
     pipeline["place"] = {"dataset": "demo", "home": str(out)}
     lists = (out / "corpus" / "list").resolve()
-    pipeline.setdefault("acquire", {})["source"] = {"name": "hdtf", "folder": str(lists)}
-    pipeline.setdefault("snapshot", {}).setdefault("tag", "demo")
+    _group(pipeline, "acquire")["source"] = {"name": "hdtf", "folder": str(lists)}
+    _group(pipeline, "snapshot").setdefault("tag", "demo")
     for parent, group in ((settings, "corpus"), (pipeline, "train"), (settings, "generate")):
-        parent.setdefault(group, {})["seed"] = chosen["seed"]
+        _group(parent, group)["seed"] = chosen["seed"]
     return settings
 
 
-def tell(line: str) -> None:
-    """A line for the person who watches; answers for scripts go to standard output alone."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+def _group(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """A group of settings, there or new."""
+    group = settings.setdefault(name, {})
+    if not isinstance(group, dict):
+        raise ConfigError(f"the demo's settings: {name}: expected a group of settings, found {group!r}")
+    return group
 
 
 def _corpus(run: "DemoRun") -> "Corpus":
     """The demo's clips; made once, while the Prefect server starts."""
+    from tasks.stopwatch import spending
     from tasks.synthetic.corpus import make_corpus
 
-    interactive = sys.stderr.isatty()
-    with tqdm(
-        desc=f"{'clips':<9}", unit="clip", file=sys.stderr, mininterval=0.2 if interactive else 5.0, ncols=100
-    ) as bar:
+    every_s = 0.2 if sys.stderr.isatty() else 5.0
+    with (
+        spending(run.out, "clips") as spent,
+        tqdm(desc=f"{'clips':<9}", unit="clip", file=sys.stderr, mininterval=every_s, ncols=100) as bar,
+    ):
+        spent.idle = True
 
         def progress(done: int, total: int, name: str) -> None:
+            spent.idle = spent.idle and not name  # a name is of a clip that was made just now
             bar.total = total
             bar.set_postfix_str(name, refresh=False)
             bar.update(done - bar.n)

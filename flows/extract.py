@@ -5,6 +5,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from dualforce_model.config import Frozen
+from flows.preflight import FlowRun, check_extract, check_policy
 from tasks.artifacts import publish, stage_markdown
 from tasks.extract import ExtractConfig
 from tasks.extracting import ExtractWork
@@ -14,9 +15,10 @@ from tasks.pool import PoolConfig
 from tasks.records import Stage
 from tasks.snapshotting import SnapshotConfig, SnapshotView, build_from_ledger
 from tasks.stages import NOTHING_AGAIN, Selection, StageConfig, StageSummary, run_stage
+from tasks.stopwatch import spending
 
 
-class ExtractRun(Frozen):
+class ExtractRun(FlowRun):
     """A complete extract run."""
 
     place: Place = Place()
@@ -25,6 +27,10 @@ class ExtractRun(Frozen):
     policy: str = Field("configs/policy/default.yaml", description="which clips are worth encoding")
     extract: ExtractConfig = ExtractConfig()
     snapshot: SnapshotConfig = SnapshotConfig()
+
+    def check(self) -> tuple[str, ...]:
+        check_extract(self.extract)
+        return check_policy(self.policy)
 
 
 class ExtractResult(Frozen):
@@ -35,7 +41,7 @@ class ExtractResult(Frozen):
 
     @property
     def failed_clips(self) -> int:
-        """Targets that failed in this run."""
+        """Clips of which something failed in this run."""
         return self.summary.failed_clips
 
     def text(self) -> str:
@@ -47,15 +53,17 @@ class ExtractResult(Frozen):
 def extract(config: ExtractRun, selection: Selection = NOTHING_AGAIN) -> ExtractResult:
     """Encode what the keys say is missing or stale, then build a snapshot of all that passes."""
     policy = load_policy(config.policy)
-    summary = run_stage(
-        Stage.EXTRACT,
-        lambda ledger: ExtractWork(config.extract, policy, config.place, ledger),
-        config.place,
-        config.pool,
-        config.stage,
-        selection,
-        run_id=str(flow_run.id),
-    )
-    snapshot = build_from_ledger(config.place, config.policy, config.extract, config.snapshot)
+    with spending(config.place.folder, "extract") as spent:
+        summary = run_stage(
+            Stage.EXTRACT,
+            lambda ledger: ExtractWork(config.extract, policy, config.place, ledger),
+            config.place,
+            config.pool,
+            config.stage,
+            selection,
+            run_id=str(flow_run.id),
+        )
+        snapshot = build_from_ledger(config.place, config.policy, config.extract, config.snapshot)
+        spent.idle = not (summary.planned or snapshot.written)
     publish("extract", f"{stage_markdown(summary)}\n\n```\n{snapshot.text()}\n```", "what encoding came to")
     return ExtractResult(summary=summary, snapshot=snapshot)

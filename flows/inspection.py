@@ -2,6 +2,8 @@
 
 import time
 
+from pydantic import Field
+
 from dualforce_model.config import Frozen
 from flows.pipeline import PipelineRun
 from tasks.accounting import Account, Fate, account, fates
@@ -10,7 +12,7 @@ from tasks.ledger_tables import Holding
 from tasks.planning import Plan
 from tasks.policy import load_policy
 from tasks.records import Stage
-from tasks.stages import plan_stage
+from tasks.stages import clips, plan_stage
 from tasks.tables import table
 
 
@@ -56,23 +58,51 @@ class FailureReport(Frozen):
         return text
 
 
-def plan_pipeline(run: PipelineRun) -> dict[str, Plan]:
+class StagePlan(Plan):
+    """What a stage would do now, and what may come on top."""
+
+    waits_for: dict[Stage, int] = Field({}, description="earlier stages and how many clips each has yet to bring")
+
+    def text(self) -> str:
+        """For people."""
+        brought = " and ".join(f"{stage} has brought {clips(number)}" for stage, number in self.waits_for.items())
+        return f"{self}; more when {brought}" if brought else str(self)
+
+
+class PipelinePlan(Frozen):
     """The plan of each stage, from what the ledger knows now."""
-    with Ledger(run.place.ledger_url) as ledger:
-        return {work.stage.value: plan_stage(work, ledger, run.stage)[0] for work in run.works(ledger)}
+
+    stages: dict[Stage, StagePlan]
+
+    def text(self) -> str:
+        """For people: a line a stage."""
+        return "\n".join(f"{stage:<8} {planned.text()}" for stage, planned in self.stages.items())
+
+
+def plan_pipeline(run: PipelineRun) -> PipelinePlan:
+    """Plan every stage. Later stages see what earlier ones brought so far; what these would bring now is announced."""
+    stages: dict[Stage, StagePlan] = {}
+    waits_for: dict[Stage, int] = {}
+    with Ledger(run.place.ledger_url, missing="empty") as ledger:
+        for work in run.works(ledger):
+            planned, todo = plan_stage(work, ledger, run.stage)
+            stages[work.stage] = StagePlan(**planned.model_dump(), waits_for=dict(waits_for))
+            if todo:
+                waits_for[work.stage] = len({target.clip_id for target in todo})
+    return PipelinePlan(stages=stages)
 
 
 def pipeline_status(run: PipelineRun) -> StatusReport:
     """Clips, holders, snapshots, checkpoints."""
     from tasks.snapshotting import listing
 
-    with Ledger(run.place.ledger_url) as ledger:
-        clips = account(fates(ledger, run.place.dataset, load_policy(run.policy), run.extract))
+    with Ledger(run.place.ledger_url, missing="empty") as ledger:
+        counts = account(fates(ledger, run.place.dataset, load_policy(run.policy), run.extract))
         holders = tuple(ledger.holders(run.place.dataset))
     checkpoints = sorted(str(path.parent) for path in run.place.folder.glob("training/*/checkpoints/*/state.json"))
     return StatusReport(
         dataset=run.place.dataset,
-        clips=clips,
+        clips=counts,
         holders=holders,
         snapshots=tuple(listing(run.place.store_url, required=False).lines()),
         checkpoints=tuple(checkpoints),
@@ -82,7 +112,7 @@ def pipeline_status(run: PipelineRun) -> StatusReport:
 def failed_clips(run: PipelineRun, *, quarantined: bool) -> FailureReport:
     """Clips that failed, and on request those quarantined."""
     wanted = {"failed", "quarantined"} if quarantined else {"failed"}
-    with Ledger(run.place.ledger_url) as ledger:
+    with Ledger(run.place.ledger_url, missing="empty") as ledger:
         standing = fates(ledger, run.place.dataset, load_policy(run.policy), run.extract)
         chosen = tuple(fate for fate in standing if fate.outcome in wanted)
         rows = [row for stage in Stage for row in ledger.rows(run.place.dataset, stage=stage, state="failed")]

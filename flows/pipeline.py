@@ -1,6 +1,5 @@
 """pipeline: all of it, from a list to a report, with a gate before the expensive part."""
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +13,16 @@ from dualforce_model.train_config import TrainSettings
 from flows.acquire import AcquireRun, acquire
 from flows.curate import CurateRun, curate
 from flows.extract import ExtractRun, extract
+from flows.preflight import (
+    FlowRun,
+    check_chain,
+    check_curate,
+    check_encoders,
+    check_extract,
+    check_launch,
+    check_policy,
+    check_source,
+)
 from flows.train import TrainResult, TrainRun, train
 from tasks.accounting import Account, account, fates
 from tasks.acquiring import AcquireConfig, AcquireWork
@@ -29,6 +38,7 @@ from tasks.pool import PoolConfig
 from tasks.shared_pool import shared_pool
 from tasks.snapshotting import SnapshotConfig, SnapshotView
 from tasks.stages import StageConfig, StageSummary
+from tasks.stopwatch import read_seconds
 from tasks.training import LaunchConfig
 from tasks.work import Work
 
@@ -45,7 +55,7 @@ class GateClosed(ConfigError):
     """The data are not fit for training; nothing was trained."""
 
 
-class PipelineRun(Frozen):
+class PipelineRun(FlowRun):
     """A complete pipeline run: the parts are those of the single flows."""
 
     place: Place = Place()
@@ -59,6 +69,19 @@ class PipelineRun(Frozen):
     gate: Gate = Gate()
     train: TrainSettings = TrainSettings()
     launch: LaunchConfig = LaunchConfig()
+
+    def check(self) -> tuple[str, ...]:
+        check_source(self.acquire.source)
+        return self.check_beyond_source()
+
+    def check_beyond_source(self) -> tuple[str, ...]:
+        """All but the list, which the demo writes itself."""
+        check_curate(self.curate)
+        check_extract(self.extract)
+        check_encoders(self.train.encoders)
+        check_chain(self.extract, self.train.encoders)
+        check_launch(self.launch)
+        return check_policy(self.policy)
 
     def runs(self) -> dict[str, Frozen]:
         """The configuration of each flow of the chain."""
@@ -84,7 +107,7 @@ class PipelineResult(Frozen):
     summaries: tuple[StageSummary, ...]
     snapshot: SnapshotView
     training: TrainResult
-    seconds: dict[str, float]
+    seconds: dict[str, float] = Field(description="of each part, over all calls on this folder")
 
     @property
     def computed(self) -> bool:
@@ -125,25 +148,20 @@ def save_config(run: PipelineRun) -> None:
 def pipeline(config: PipelineRun) -> PipelineResult:
     """acquire -> curate -> extract -> gate -> train. Each part does only what is missing."""
     save_config(config)
-    clock = Stopwatch()
     runs = config.runs()
     with shared_pool(config.pool):  # closed before training, which wants the machine for itself
         acquired = acquire(runs["acquire"])
-        clock.lap("acquire")
         curated = curate(runs["curate"])
-        clock.lap("curate")
         extracted = extract(runs["extract"])
-    clock.lap("extract")
     clips = publish_account(config)
     check_gate(config.gate, clips)
     training = train(runs["train"])
-    clock.lap("train")
     return PipelineResult(
         clips=clips,
         summaries=(acquired, curated, extracted.summary),
         snapshot=extracted.snapshot,
         training=training,
-        seconds=clock.laps,
+        seconds=read_seconds(config.place.folder),
     )
 
 
@@ -164,17 +182,3 @@ def check_gate(gate: Gate, clips: Account) -> None:
             f"{clips.passed} of {clips.listed} clips passed, the gate asks for {gate.min_clips}: "
             f"quarantined {clips.quarantined}, failed {clips.failed}"
         )
-
-
-class Stopwatch:
-    """Seconds between laps."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self.last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        """Time since the last lap goes to `name`."""
-        now = time.monotonic()
-        self.laps[name] = round(now - self.last, 1)
-        self.last = now

@@ -1,10 +1,14 @@
 """Flows by name: where they live and which model configures them. One file, one flow, one deployment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dualforce_model.config import Frozen
+from dualforce_model.config import load_config, shipped
+
+if TYPE_CHECKING:
+    from flows.preflight import FlowRun
 
 # name -> (module, flow, configuration); the module is imported only when the flow is asked for
 FLOWS: dict[str, tuple[str, str, str]] = {
@@ -20,10 +24,16 @@ FLOWS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def config_model(name: str) -> type[Frozen]:
+def config_model(name: str) -> "type[FlowRun]":
     """The configuration model of a flow."""
     module, _, model = FLOWS[name]
     return getattr(import_module(module), model)  # type: ignore[no-any-return]
+
+
+def load_run(name: str, path: Path, overrides: Sequence[str] = ()) -> "tuple[FlowRun, tuple[str, ...]]":
+    """A flow's configuration from a YAML file, and what its `check` notes. Raises InputError; nothing is written."""
+    run = load_config(config_model(name), shipped(str(path)), overrides)
+    return run, run.check()
 
 
 def load_flow(name: str) -> Callable[..., Any]:

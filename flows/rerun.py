@@ -1,4 +1,4 @@
-"""rerun: clips that failed run again from the stage that failed; then a new snapshot version."""
+"""rerun: clips that failed, or lost what they had, run again from the stage that must; then a new snapshot version."""
 
 from prefect import flow
 from pydantic import Field
@@ -9,28 +9,44 @@ from flows.acquire import acquire
 from flows.curate import curate
 from flows.extract import extract
 from flows.pipeline import PipelineRun
+from flows.preflight import FlowRun
 from tasks.accounting import fates
+from tasks.acquiring import AcquireWork
+from tasks.curating import CurateWork
+from tasks.extracting import ExtractWork
+from tasks.healing import Lost, find_lost, selections, with_pieces
 from tasks.ledger import Ledger
 from tasks.policy import load_policy
+from tasks.records import Stage
 from tasks.shared_pool import shared_pool
 from tasks.snapshot import list_tags
 from tasks.snapshotting import SnapshotView, difference
 from tasks.stages import Selection, StageSummary
 
 
-class RerunRun(Frozen):
+class RerunRun(FlowRun):
     """What to run again."""
 
     pipeline: PipelineRun
     clip_ids: tuple[str, ...] = Field(
         (), max_length=1000, description="these clips, also if impossible; empty: all that failed"
     )
+    damaged: bool = Field(
+        False, description="read every crop and feature, and make again those that are gone or damaged"
+    )
+
+    def check(self) -> tuple[str, ...]:
+        place = self.pipeline.place
+        if place.ledger is None and not (place.folder / "ledger.db").is_file():
+            raise ConfigError(f"{place.folder} is not the folder of a run (it has no ledger.db): nothing failed there")
+        return self.pipeline.check()
 
 
 class RerunResult(Frozen):
     """What was tried and what it changed."""
 
     tried: tuple[str, ...]
+    lost: tuple[str, ...] = Field((), description="those of them whose crop or features were gone or damaged")
     summaries: tuple[StageSummary, ...] = ()
     snapshot: SnapshotView | None = None
     diff: str = ""
@@ -43,35 +59,55 @@ class RerunResult(Frozen):
     def text(self) -> str:
         """For people."""
         if not self.tried:
-            return "rerun: nothing to do, no clip failed"
+            return "rerun: nothing to do, no clip failed and none was found lost"
         lines = [f"rerun: {len(self.tried)} clips: {', '.join(self.tried)}"]
+        if self.lost:
+            lines.append(f"{len(self.lost)} of them had lost their crop or features: {', '.join(self.lost)}")
         lines += [summary.text() for summary in self.summaries if summary.planned]
         if self.snapshot is not None:
             lines += [f"snapshot {self.snapshot.line()}", self.diff]
-            lines.append("Checkpoints and reports are still of the version before; the next run trains on this one.")
+            if self.lost:
+                lines.append("Older versions that name a lost shard stay broken: `dualforce snapshots verify` tells.")
+            lines.append("Checkpoints are still of the version before; the next run trains on this one.")
         return "\n".join(lines)
 
 
 @flow(name="rerun", flow_run_name="rerun {config.pipeline.place.dataset}")
 def rerun(config: RerunRun) -> RerunResult:
-    """Try failed clips again, forgiving what they were charged with; whatever else is due runs along."""
+    """Try clips again, forgiving what they were charged with; whatever else is due runs along."""
     run = config.pipeline
-    with Ledger(run.place.ledger_url) as ledger:
-        standing = fates(ledger, run.place.dataset, load_policy(run.policy), run.extract)
-        known = {clip.clip_id for clip in ledger.clips(run.place.dataset)}
-    unknown = [clip_id for clip_id in config.clip_ids if clip_id not in known]
-    if unknown:
-        raise ConfigError(f"no clip {unknown[0]!r} in {run.place.dataset}; `dualforce failures` lists ids")
-    tried = config.clip_ids or tuple(fate.clip_id for fate in standing if fate.outcome == "failed")
+    with Ledger(run.place.ledger_url, missing="empty") as ledger:
+        tried, lost, again = choose(config, ledger)
     if not tried:
         return RerunResult(tried=())
     before = list_tags(Storage(run.place.store_url)).get(run.snapshot.tag)
-    again, runs = Selection(again=frozenset(tried)), run.runs()
+    runs = run.runs()
     with shared_pool(run.pool):
-        acquired = acquire(runs["acquire"], again)
-        curated = curate(runs["curate"], again)
-        extracted = extract(runs["extract"], again)
+        acquired = acquire(runs["acquire"], again[Stage.ACQUIRE])
+        curated = curate(runs["curate"], again[Stage.CURATE])
+        extracted = extract(runs["extract"], again[Stage.EXTRACT])
     view = extracted.snapshot
     diff = difference(run.place.store_url, before, view.snapshot.id).text() if before else "the first snapshot"
     summaries = (acquired, curated, extracted.summary)
-    return RerunResult(tried=tried, summaries=summaries, snapshot=view, diff=diff)
+    return RerunResult(tried=tried, lost=lost, summaries=summaries, snapshot=view, diff=diff)
+
+
+def choose(config: RerunRun, ledger: Ledger) -> tuple[tuple[str, ...], tuple[str, ...], dict[Stage, Selection]]:
+    """Clips to try, those of them that were found lost, and what each stage takes up for them."""
+    run, dataset = config.pipeline, config.pipeline.place.dataset
+    policy = load_policy(run.policy)
+    known = {clip.clip_id for clip in ledger.clips(dataset)}
+    unknown = [clip_id for clip_id in config.clip_ids if clip_id not in known]
+    if unknown:
+        raise ConfigError(f"no clip {unknown[0]!r} in the list of {dataset}; `dualforce failures` lists ids")
+    failed = tuple(fate.clip_id for fate in fates(ledger, dataset, policy, run.extract) if fate.outcome == "failed")
+    named = config.clip_ids or failed
+    acquiring, curating = AcquireWork(run.acquire, run.place, ledger), CurateWork(run.curate, run.place, ledger)
+    extracting = ExtractWork(run.extract, policy, run.place, ledger)
+    found = find_lost(curating, extracting, ledger) if config.damaged else Lost()
+    lost = tuple(sorted(found.crops | found.features))
+    tried = named + tuple(clip_id for clip_id in lost if clip_id not in named)
+    if not tried:
+        return (), (), {}
+    again = selections(acquiring, curating, ledger, run.stage, with_pieces(ledger, dataset, named), found)
+    return tried, lost, again

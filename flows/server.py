@@ -1,7 +1,9 @@
 """A Prefect server of our own, for runs that are not given one: loopback only, everything below one folder."""
 
 import os
+import secrets
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -10,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dualforce_model.errors import InfrastructureError
+from dualforce_model.storage import write_text
 from tasks.process import Supervised, free_port, port_in_use
 
 START_LIMIT_S = 180.0
+START_NAME = "start"  # holds the word that a waiting server process was given: it may begin
 
 
 class ServerError(InfrastructureError):
@@ -40,27 +44,40 @@ def server_environment(home: Path, port: int) -> dict[str, str]:
     }
 
 
+def without_folder(environment: dict[str, str]) -> dict[str, str]:
+    """The same settings for the time before the folder may exist: Prefect makes its home when it is imported."""
+    return {**environment, "PREFECT_HOME": tempfile.gettempdir()}  # there already, so nothing is made
+
+
 class PrefectServer:
-    """A running server. Start it early and `ready()` later: the 5 to 20 seconds it needs overlap other work."""
+    """A server in a process of its own. Made, it loads its program; `start` lets it begin; `ready` waits for it.
+
+    The 5 to 20 seconds it needs overlap whatever its owner does between these. Nothing is written before `start`.
+    """
 
     def __init__(self, home: Path, port: int | None = None) -> None:
-        home.mkdir(parents=True, exist_ok=True)
         if port is not None and port_in_use(port):
             raise ServerError(f"port {port} is in use; stop what listens there or choose another with --port")
+        self.home = home.resolve()
         self.port = port or free_port()
         self.log = home / "server.log"
         self.environment = server_environment(home, self.port)
-        command = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
-        command += ["--port", str(self.port), "--log-level", "warning", "--timeout-graceful-shutdown", "3"]
-        self.process = Supervised([sys.executable, *command], environment=self.environment, log=self.log)
+        self._word = secrets.token_hex(8)
+        command = [sys.executable, "-m", "flows.server_process", str(self.home), str(self.port), self._word]
+        self.process = Supervised(command, environment=without_folder(self.environment))
 
     @property
     def url(self) -> str:
         """Address of the UI."""
         return f"http://127.0.0.1:{self.port}"
 
+    def start(self) -> None:
+        """Make the folder and let the server begin."""
+        write_text(self.home / START_NAME, self._word)
+
     def ready(self, heartbeat: Callable[[], None] = lambda: None) -> None:
-        """Wait until the server answers; raises ServerError if it ends or takes longer than three minutes."""
+        """Start, and wait until the server answers; raises ServerError if it ends or takes over three minutes."""
+        self.start()
         limit = time.monotonic() + START_LIMIT_S
         while time.monotonic() < limit:
             if not self.process.alive():
@@ -79,6 +96,9 @@ class PrefectServer:
             return False
 
     def _last_lines(self) -> str:
+        """The end of the log, or of what was said before there was one."""
+        if not self.log.is_file():
+            return "\n".join([*self.process.lines()][-8:])
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
 
     def close(self) -> None:
@@ -88,10 +108,13 @@ class PrefectServer:
 
 @contextmanager
 def prefect_server(home: Path, port: int | None = None) -> Iterator[PrefectServer]:
-    """A server for the time of the block; the environment points Prefect's client at it. Import prefect inside."""
+    """A server for the time of the block; the environment points Prefect's client at it. Import prefect inside.
+
+    Until `enter_home` nothing is written, by the server or by the client.
+    """
     server = PrefectServer(home, port)
     before = {name: os.environ.get(name) for name in server.environment}
-    os.environ.update(server.environment)
+    os.environ.update(without_folder(server.environment))
     try:
         yield server
     finally:
@@ -102,6 +125,15 @@ def prefect_server(home: Path, port: int | None = None) -> Iterator[PrefectServe
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def enter_home(home: str) -> None:
+    """Have Prefect, which may be imported already, keep its files in a folder from now on."""
+    os.environ["PREFECT_HOME"] = home
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
 
 
 def drain_clients() -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,35 +31,58 @@ def say(value: Any, as_json: bool, text: str) -> None:
     click.echo(json.dumps(value, indent=2, sort_keys=True) if as_json else text)
 
 
+def tell(*lines: str) -> None:
+    """Lines for the person who watches; answers for scripts go to standard output alone."""
+    for line in lines:
+        click.echo(line, err=True)
+
+
 def not_built(what: str, until: str) -> NoReturn:
     """Refuse, by name, what does not exist yet."""
     raise Finish(NOT_BUILT, f"{what} is not built yet: {until}. Nothing was done.")
 
 
 @contextmanager
-def prefect_for(home: Path, port: int | None = None) -> Iterator[Callable[[], str]]:
-    """Point Prefect at the server in PREFECT_API_URL, or start a private one below `home` for the time of the block.
+def prefect_for(home: Path, what: str, port: int | None = None) -> Iterator[Callable[[], Callable[[], str]]]:
+    """For the time of the block, Prefect at PREFECT_API_URL, or at a private server below `home`.
 
-    Prefect reads its settings when it is imported, so import flows inside the block. Gives a function that waits until
-    the server answers and returns the UI's address: what comes before that call overlaps the server's start.
+    Prefect reads its settings when it is imported, so import flows inside the block. Gives a function `start`: until it
+    is called nothing is written anywhere, so call it when the configuration has been checked. It takes the folder in
+    the name of `what` (FolderBusy if another process has it), lets the server begin, and returns `ready`, which waits
+    until the server answers and returns the UI's address: what comes before that call overlaps the server's start.
     """
+    from tasks.process import folder_lock
+
     given = os.environ.get("PREFECT_API_URL")
     if given and port is not None:
         raise click.UsageError(f"--port is for a private server, but PREFECT_API_URL names one already: {given}")
-    if given:
-        yield lambda: given.removesuffix("/api")
-        return
-    from flows.server import prefect_server
+    with ExitStack() as until_the_end:  # the folder is let go last, when the server has stopped
+        if given:
+            address = given.removesuffix("/api")
 
-    # The UI keeps every line; what goes wrong is said once, by the command itself.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    with prefect_server(home / "prefect", port) as server:
+            def start_given() -> Callable[[], str]:
+                until_the_end.enter_context(folder_lock(home, what))
+                return lambda: address
 
-        def ready() -> str:
-            server.ready()
-            return server.url
+            yield start_given
+            return
+        from flows.server import enter_home, prefect_server
 
-        yield ready
+        # The UI keeps every line; what goes wrong is said once, by the command itself.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        with prefect_server(home / "prefect", port) as server:
+
+            def ready() -> str:
+                server.ready()
+                return server.url
+
+            def start() -> Callable[[], str]:
+                until_the_end.enter_context(folder_lock(home, what))
+                server.start()
+                enter_home(server.environment["PREFECT_HOME"])
+                return ready
+
+            yield start
 
 
 def home_in(path: Path, overrides: Sequence[str]) -> Path:

@@ -10,19 +10,27 @@ from dualforce_model.config import Frozen
 from dualforce_model.schema import load_snapshot
 from dualforce_model.storage import Storage
 from dualforce_model.train_config import TrainSettings
+from flows.preflight import FlowRun, check_encoders, check_launch
 from tasks.artifacts import publish
 from tasks.place import Place
 from tasks.progress import LineProgress
+from tasks.stopwatch import spending
 from tasks.training import LaunchConfig, finished_checkpoint, launch_training, run_folder
 
 
-class TrainRun(Frozen):
+class TrainRun(FlowRun):
     """A complete training run."""
 
     place: Place = Place()
     snapshot: str = Field("latest", min_length=1, description="tag or id of the snapshot to learn from")
     train: TrainSettings = TrainSettings()
     launch: LaunchConfig = LaunchConfig()
+
+    def check(self) -> tuple[str, ...]:
+        check_encoders(self.train.encoders)
+        check_launch(self.launch)
+        load_snapshot(Storage(self.place.store_url).require(), self.snapshot)
+        return ()
 
 
 class TrainResult(Frozen):
@@ -52,8 +60,10 @@ def train(config: TrainRun) -> TrainResult:
     """Train until the configured step, or go on from the newest valid checkpoint of the same request."""
     snapshot_id = load_snapshot(Storage(config.place.store_url), config.snapshot).id
     folder = run_folder(config.place.folder / "training", snapshot_id, config.train)
-    existing = finished_checkpoint(folder)
-    checkpoint = existing or launch(folder, config, snapshot_id)
+    with spending(config.place.folder, "train") as spent:
+        existing = finished_checkpoint(folder)
+        checkpoint = existing or launch(folder, config, snapshot_id)
+        spent.idle = existing is not None
     result = TrainResult(
         snapshot_id=snapshot_id, folder=str(folder), checkpoint=str(checkpoint), trained=existing is None
     )

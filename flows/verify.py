@@ -5,13 +5,13 @@ from typing import Literal
 from prefect import flow
 from pydantic import Field
 
-from dualforce_model.config import Frozen
+from flows.preflight import FlowRun
 from tasks.artifacts import publish
 from tasks.checks import CheckReport, machine_checks
 from tasks.place import Place
 
 
-class VerifyRun(Frozen):
+class VerifyRun(FlowRun):
     """What to check."""
 
     place: Place = Place()

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from pydantic import Field
 
 from dualforce_model.config import Frozen, digest
-from tasks.fetch import FetchConfig, FetchJob
+from tasks.fetch import FetchConfig, FetchJob, local_path
 from tasks.leases import Lease
-from tasks.ledger import Ledger
+from tasks.ledger import Ledger, Relisting, Row
 from tasks.place import Place
 from tasks.pool import Job, WorkerSpec
-from tasks.records import Clip, Stage
-from tasks.sources import Listing, SourceConfig, make_source
+from tasks.records import Clip, Impossible, Stage
+from tasks.sources import FolderSource, Listing, SourceConfig, make_source
+from tasks.stamp import Stamp, is_same_file
 from tasks.work import Target, Work
 
 DOWNLOAD_BYTES = 64 * 2**20  # what a download may hold in memory, for the pool's bound; videos go to disk
@@ -34,9 +35,10 @@ class AcquireWork(Work):
         self.config = config
         self.listing: Listing = make_source(config.source).listing()
         self.clips: dict[str, Clip] = {clip.clip_id: clip for clip in self.listing.clips}
+        self.keys = {clip.video_id: acquire_key(clip) for clip in self.listing.clips}
 
-    def enlist(self, lease: Lease) -> None:
-        self.ledger.add_clips(self.place.dataset, self.listing.clips)
+    def enlist(self, lease: Lease) -> Relisting:
+        return self.ledger.relist(lease, self.config.source.name, self.listing.clips)
 
     @property
     def spec(self) -> WorkerSpec:
@@ -50,9 +52,11 @@ class AcquireWork(Work):
         return tuple(f"{found.file}, line {found.line}: {found.message}" for found in self.listing.problems)
 
     def targets(self) -> list[Target]:
-        # Where a video comes from is in no key: a mirror, another port or a moved folder makes nothing stale.
-        wanted = {clip.video_id: digest("acquire", clip.source, clip.video_id) for clip in self.listing.clips}
-        return [Target(clip.clip_id, wanted[clip.video_id]) for clip in self.listing.clips]
+        return [Target(clip.clip_id, self.keys[clip.video_id]) for clip in self.listing.clips]
+
+    def intact(self, row: Row) -> bool:
+        path = self.place.media_root / video_path(self.clips[row.clip_id], row)
+        return is_same_file(path, str(row.value["digest"]), stamp_of_download(row))
 
     def jobs(self, targets: Sequence[Target]) -> Iterator[Job]:
         by_video: dict[str, list[Target]] = {}
@@ -63,3 +67,33 @@ class AcquireWork(Work):
             clip = self.clips[served[0].clip_id]
             payload = FetchJob(job_id=video_id, location=clip.location, source=clip.source)
             yield Job(job_id=video_id, payload=payload.model_dump(mode="json"), num_bytes=DOWNLOAD_BYTES)
+
+
+def acquire_key(clip: Clip) -> str:
+    """What a download is made from. Where it lies is in no key: a mirror, a port or a moved folder makes nothing stale.
+
+    A local video is in our reach: when its size or time changes it is read again, and if its bytes are others after
+    all, what was made of them is stale.
+    """
+    if clip.source != FolderSource.name:
+        return digest("acquire", clip.source, clip.video_id)
+    try:
+        stamp: Stamp | None = Stamp.of(local_path(clip.location))
+    except (Impossible, OSError):  # the fetcher will say what is wrong with it
+        stamp = None
+    return digest("acquire", clip.source, clip.video_id, stamp and [stamp.num_bytes, stamp.mtime_ns])
+
+
+def video_path(clip: Clip, row: Row) -> str:
+    """Where a clip's video lies, relative to the media root; that of a folder is where the list saw it last."""
+    if clip.source == FolderSource.name:
+        try:
+            return str(local_path(clip.location))
+        except Impossible:  # no longer there: whoever opens the old place will say so
+            pass
+    return str(row.value["path"])
+
+
+def stamp_of_download(row: Row) -> Stamp:
+    """Size and time of a video when acquire read it."""
+    return Stamp(num_bytes=int(row.value["num_bytes"]), mtime_ns=int(row.value.get("mtime_ns", 0)))

@@ -29,6 +29,8 @@ def stage_markdown(summary: StageSummary) -> str:
     rows += [(f"quarantined: {reason}", count) for reason, count in summary.impossible.items()]
     rows += [(f"failed: {failure}", count) for failure, count in summary.failed.items()]
     rows += [("there already", summary.kept)]
+    changes = (("had been lost", summary.lost), ("left the list", summary.left), ("came back to it", summary.returned))
+    rows += [(name, count) for name, count in changes if count]
     lines = [f"| {name} | {count} |" for name, count in rows]
     head = [
         f"**{summary.stage}**: {summary.planned} to make, {summary.seconds:.1f} s",

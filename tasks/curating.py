@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
+from tasks.acquiring import stamp_of_download, video_path
 from tasks.curation import CurateConfig, CurateJob, crop_key
 from tasks.leases import Lease
-from tasks.ledger import Ledger, Row
+from tasks.ledger import Ledger, Relisting, Row
 from tasks.place import Place
 from tasks.pool import Job, WorkerSpec
 from tasks.records import Clip, Stage
 from tasks.sources import cut_spans
+from tasks.stamp import is_same_file
 from tasks.work import Target, Work
 
 BYTES_PER_SECOND = 25 * 640 * 360 * 3  # decoded pictures of a modest video; the pool bounds the sum
@@ -24,7 +26,7 @@ class CurateWork(Work):
         self.config = config
         self.clips, self.downloads = training_clips(ledger, place.dataset, config.max_clip_s)
 
-    def enlist(self, lease: Lease) -> None:
+    def enlist(self, lease: Lease) -> Relisting:
         """Add the pieces of this cut, forget those of an earlier one."""
         dataset = self.place.dataset
         cut = {clip.parent_id or clip.clip_id for clip in self.clips.values()}
@@ -32,6 +34,7 @@ class CurateWork(Work):
         stale = [clip_id for clip_id, listed in known.items() if listed in cut and clip_id not in self.clips]
         self.ledger.forget(lease, stale)
         self.ledger.add_clips(dataset, [clip for clip in self.clips.values() if clip.parent_id])
+        return Relisting()
 
     @property
     def spec(self) -> WorkerSpec:
@@ -44,14 +47,19 @@ class CurateWork(Work):
             for clip_id, clip in self.clips.items()
         ]
 
+    def intact(self, row: Row) -> bool:
+        return is_same_file(self.place.media_root / str(row.value["path"]), str(row.value["digest"]))
+
     def jobs(self, targets: Sequence[Target]) -> Iterator[Job]:
         for target in targets:
-            clip, download = self.clips[target.clip_id], self.downloads[target.clip_id].value
+            clip, row = self.clips[target.clip_id], self.downloads[target.clip_id]
+            download = row.value
             self.serving[clip.clip_id] = (target,)
             payload = CurateJob(
                 job_id=clip.clip_id,
-                source_path=str(download["path"]),
+                source_path=video_path(clip, row),
                 source_digest=str(download["digest"]),
+                source_stamp=stamp_of_download(row),
                 span=clip.span,
                 key=target.key,
                 target=f"crops/{target.key[:2]}/{clip.clip_id}-{target.key[:12]}.mp4",

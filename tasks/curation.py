@@ -24,7 +24,8 @@ from dualforce_model.media import MediaError, MediaLimits
 from dualforce_model.metrics.lips import mouth_opening, speech_envelope
 from tasks import faces, quality
 from tasks.detectors import DetectorConfig, Face, make_detector
-from tasks.records import MEDIA_REASONS, Impossible, Reason, Score, Span
+from tasks.records import MEDIA_REASONS, FailureClass, Impossible, Reason, Score, Span, Temporary
+from tasks.stamp import Stamp, is_same_file
 
 VERSION = 1  # rises whenever equal input would give another crop or other scores
 SHORTEST_FRAMES = clock.num_frames(2)  # the reference step and one more
@@ -34,6 +35,7 @@ HELD_JPEG_QUALITY = 95
 STRIP_FRAMES = 4
 STRIP_HEIGHT_PX = 160
 STRIP_COLOUR = (90, 220, 90)
+UNMEASURED = {"occlusion": "a face parser", "yaw_deg": "landmarks"}  # score -> what it would take; policies must know
 
 RelativePath = Annotated[str, AfterValidator(storage.check_key)]
 
@@ -67,6 +69,9 @@ class CurateJob(Frozen):
     job_id: str = Field(max_length=80, description="the clip's id")
     source_path: str = Field(max_length=4096, description="the downloaded video; absolute if it lies outside the root")
     source_digest: str = Field(max_length=128, description="its SHA-256")
+    source_stamp: Stamp | None = Field(
+        None, description="its size and time when the digest was taken; none: the digest is taken again"
+    )
     span: Span
     key: str = Field(max_length=128, description="crop key of this clip")
     target: RelativePath = Field(pattern=r"\.mp4$", description="where the crop goes")
@@ -98,6 +103,7 @@ class Curator:
         self.config = config
         self.media_root = media_root
         self.detector = make_detector(config.detector)
+        self.proven: set[tuple[str, str, Stamp]] = set()  # videos read to the end, which many clips may share
 
     def load(self) -> None:
         """Make the detector ready; one thread per worker."""
@@ -107,6 +113,7 @@ class Curator:
     def __call__(self, job: CurateJob) -> dict[str, Any]:
         """Curate one clip; the result is a `Curated` as plain data. Raises Impossible with what was measured."""
         source = self.media_root / job.source_path
+        self._check_source(job)
         try:
             footage = self._watch(source, job.span)
             main, tracks = self._people(footage)
@@ -131,6 +138,18 @@ class Curator:
             scores=_scores(footage, main, tracks, crops, sound),
         )
         return curated.model_dump(mode="json")
+
+    def _check_source(self, job: CurateJob) -> None:
+        """Refuse a video that is not the one the ledger speaks of: its crop would bear the wrong key."""
+        path = self.media_root / job.source_path
+        if path.is_file() and (job.source_path, job.source_digest, Stamp.of(path)) in self.proven:
+            return
+        if not is_same_file(path, job.source_digest, job.source_stamp):
+            found = "is not the one that acquire read" if path.is_file() else "is gone"
+            mine = Path(job.source_path).is_absolute()
+            remedy = "run acquire, which takes it as it is now" if mine else "`dualforce rerun` downloads it again"
+            raise Temporary(FailureClass.DISK, f"{job.job_id}: the video {path} {found}; {remedy}")
+        self.proven.add((job.source_path, job.source_digest, Stamp.of(path)))
 
     def _watch(self, source: Path, span: Span) -> "_Footage":
         """Decode the span once: keep its frames, look for faces in every n-th."""
@@ -237,8 +256,7 @@ def _scores(
         "people": quality.people(tracks, len(footage.frames)),
         "face_px": quality.face_px(main),
         "sharpness": quality.sharpness(seen),
-        "occlusion": quality.not_measured("a face parser"),
-        "yaw_deg": quality.not_measured("landmarks"),
+        **{name: quality.not_measured(needed) for name, needed in UNMEASURED.items()},
         "loudness_db": quality.loudness_db(sound),
         "speech_share": quality.speech_share(sound),
         "snr_db": quality.snr_db(sound),

@@ -109,11 +109,6 @@ class Seats:
         self.all.append(seat)
         return seat
 
-    def warm(self, spec: WorkerSpec) -> None:
-        """Start as many workers as there is room for."""
-        while len(self.all) < self.limits.workers:
-            self.start(spec)
-
     def drop(self, seat: Seat) -> None:
         """Kill a worker."""
         self.all.remove(seat)

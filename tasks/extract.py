@@ -23,7 +23,10 @@ from dualforce_model.config import Frozen, digest
 from dualforce_model.encoders import Modality
 from dualforce_model.schema import Feature, SchemaError, check_feature
 from tasks.extractors import EXTRACTORS, AudioConfig, CropMedia, Extractor, StructureConfig, VideoLatentsConfig
-from tasks.records import Impossible, Reason
+from tasks.records import FailureClass, Reason, Temporary
+from tasks.stamp import is_same_file
+
+NO_SOUND = {"reason": Reason.NO_SOUND.value, "measured": "the crop has no sound stream"}
 
 RelativePath = Annotated[str, AfterValidator(storage.check_key)]
 
@@ -100,21 +103,26 @@ class ExtractWorker:
             extractor.load()
 
     def __call__(self, job: ExtractJob) -> dict[str, Any]:
-        """Part and key of every wanted modality. Raises Impossible for a crop without the sound that is wanted."""
+        """Part and key of every wanted modality; of one that needs sound the crop has not, reason and measurement."""
         parts: dict[Modality, str] = {
             modality: f"{modality}/{job.job_id}-{key}.safetensors" for modality, key in job.wanted.items()
         }
         missing = {modality for modality, part in parts.items() if not _is_part(self.parts_root / part, modality)}
+        silent: set[Modality] = set()
         if missing:
             self._check_keys(job)
             crop = self._decode(job, [self.extractors[modality] for modality in missing])
-            for modality in sorted(missing):
+            silent = {modality for modality in missing if _lacks_sound(self.extractors[modality], crop)}
+            for modality in sorted(missing - silent):
                 feature = self.extractors[modality](crop)
                 check_feature(modality, job.job_id, feature)
                 # safetensors writes the memory as it lies: an array that is not in C order would come back scrambled.
                 plain = {name: np.ascontiguousarray(array) for name, array in feature.items()}
                 storage.write_bytes(self.parts_root / parts[modality], save(plain))
-        return {modality: {"part": parts[modality], "key": key} for modality, key in job.wanted.items()}
+        return {
+            modality: NO_SOUND if modality in silent else {"part": parts[modality], "key": key}
+            for modality, key in job.wanted.items()
+        }
 
     def _check_keys(self, job: ExtractJob) -> None:
         """A key that this worker would not give means that driver and worker disagree about the configuration."""
@@ -128,20 +136,19 @@ class ExtractWorker:
 
     def _decode(self, job: ExtractJob, extractors: list[Extractor]) -> CropMedia:
         path = self.media_root / job.crop_path
-        found = storage.file_digest(path)
-        if found != job.crop_digest:
-            raise ValueError(
-                f"{job.job_id}: the crop {job.crop_path} has digest {found[:12]}..., the ledger says "
-                f"{job.crop_digest[:12]}...; it was changed behind the ledger's back: delete it and curate again"
-            )
+        if not is_same_file(path, job.crop_digest):
+            found = "is not the one that curate wrote" if path.is_file() else "is gone"
+            message = f"{job.job_id}: the crop {path} {found}; `dualforce rerun` makes it again"
+            raise Temporary(FailureClass.DISK, message)
         frames = np.stack(list(media.read_frames(path, fps=clock.FPS)))
         clock.num_steps(len(frames))
         if not any("samples" in extractor.needs for extractor in extractors):
             return CropMedia(frames, np.zeros(0, np.float32))
-        samples = media.read_sound(path, 0.0, len(frames) / clock.FPS, clock.SAMPLE_RATE_HZ)
-        if not len(samples):
-            raise Impossible(Reason.NO_SOUND, "the crop has no sound stream, and audio features are wanted")
-        return CropMedia(frames, samples)
+        return CropMedia(frames, media.read_sound(path, 0.0, len(frames) / clock.FPS, clock.SAMPLE_RATE_HZ))
+
+
+def _lacks_sound(extractor: Extractor, crop: CropMedia) -> bool:
+    return "samples" in extractor.needs and not len(crop.samples)
 
 
 def _is_part(path: Path, modality: Modality) -> bool:

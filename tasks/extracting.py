@@ -5,16 +5,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dualforce_model.schema import FeatureRef
-from dualforce_model.shards import pack_shard
+from dualforce_model.shards import is_sound, pack_shard
 from dualforce_model.storage import Storage
 from tasks.accounting import crop_verdicts
 from tasks.extract import ExtractConfig, ExtractJob, load_part, wanted_features
-from tasks.ledger import Ledger, Row
+from tasks.leases import Lease
+from tasks.ledger import Ledger, Relisting, Row
 from tasks.place import Place
 from tasks.policy import Policy
 from tasks.pool import Job, WorkerSpec
-from tasks.records import Attempt, Quarantined, Stage
-from tasks.work import Target, Work
+from tasks.records import Attempt, Quarantined, Reason, Stage
+from tasks.work import Outcome, Refusal, Target, Work
 
 SEAL_BYTES = 256 * 2**20
 SEAL_AFTER_S = 120.0
@@ -54,6 +55,18 @@ class ExtractWork(Work):
             for modality, (key, _) in wanted_features(self.config, str(row.value["digest"])).items()
         ]
 
+    def enlist(self, lease: Lease) -> Relisting:
+        """Remove parts that a shard holds: a run was killed after the ledger knew and before it could."""
+        rows = self.ledger.rows(self.place.dataset, stage=self.stage, state="done", unlisted=True)
+        packed = {str(row.value["part"]) for row in rows}
+        for path in self.place.parts_root.glob("*/*.safetensors"):
+            if path.relative_to(self.place.parts_root).as_posix() in packed:
+                path.unlink(missing_ok=True)
+        return Relisting()
+
+    def intact(self, row: Row) -> bool:
+        return is_sound(self.store, FeatureRef.model_validate(row.value["ref"]))
+
     def jobs(self, targets: Sequence[Target]) -> Iterator[Job]:
         by_clip: dict[str, list[Target]] = {}
         for target in targets:
@@ -70,16 +83,20 @@ class ExtractWork(Work):
             num_bytes = int(crop["num_frames"]) * FRAME_BYTES
             yield Job(job_id=clip_id, payload=payload.model_dump(mode="json"), num_bytes=num_bytes)
 
-    def results(self, attempt: Attempt) -> list[tuple[Target, dict[str, Any]]]:
+    def results(self, attempt: Attempt) -> list[tuple[Target, Outcome]]:
         """Withhold the parts until a shard holds them; seal when enough bytes or time have gathered."""
         assert attempt.value is not None
+        told: list[tuple[Target, Outcome]] = []
         for target in self.serving[attempt.job_id]:
             part = attempt.value[target.feature]
+            if "reason" in part:
+                told.append((target, Refusal(Reason(part["reason"]), part["measured"])))
+                continue
             self.waiting.setdefault(target.feature, []).append((target, part))
             self.waiting_bytes += (self.place.parts_root / part["part"]).stat().st_size
         self.waiting_since = self.waiting_since or time.monotonic()
         old = time.monotonic() - self.waiting_since > SEAL_AFTER_S
-        return self.flush() if old or self.waiting_bytes >= SEAL_BYTES else []
+        return [*told, *(self.flush() if old or self.waiting_bytes >= SEAL_BYTES else [])]
 
     def flush(self) -> list[tuple[Target, dict[str, Any]]]:
         """Pack what waits into one shard per modality and fingerprint; the ledger hears of a part only after that."""

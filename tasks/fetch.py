@@ -22,6 +22,7 @@ from dualforce_model.errors import InputError
 from tasks.records import MEDIA_REASONS, FailureClass, Impossible, Reason, Temporary
 from tasks.sources.base import WEB_SCHEMES, check_url
 from tasks.sources.folder import FolderSource, is_text
+from tasks.stamp import Stamp
 
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 SHORTER_BY_S = 2.0  # a download may be this much, or 2 %, shorter than its site says
@@ -72,7 +73,6 @@ class FetchJob(Frozen):
     job_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$", description="the video's id, and its file's name")
     location: str = Field(max_length=4096, description="URL; for the source `folder`, file:// URL of the file itself")
     source: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$", description="name of the data set's list")
-    fresh: bool = Field(False, description="download again although the video is there")
 
 
 class Fetched(Frozen):
@@ -81,6 +81,7 @@ class Fetched(Frozen):
     path: str = Field(description="relative to the media root; absolute for a video of a local folder")
     digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file")
     num_bytes: int = Field(ge=0)
+    mtime_ns: int = Field(ge=0, description="when the file was last changed, nanoseconds since 1970")
     duration_s: float = Field(ge=0, description="announced duration of the pictures")
     width_px: int
     height_px: int
@@ -117,12 +118,13 @@ class Fetcher:
         from tasks import ytdlp
 
         try:
-            fetched = (None if job.fresh else self._finished(job)) or self._remote(job)
+            fetched = self._finished(job) or self._remote(job)
             shutil.rmtree(self._partial(job), ignore_errors=True)  # nothing in it is needed any more
             return fetched.model_dump()
         except OSError as error:
             if error.errno in ytdlp.DISK_ERRORS:
-                raise Temporary(FailureClass.DISK, f"{error}; make room below {self.media_root}, or move it") from error
+                remedy = f"make room below {self.media_root}, or move it"
+                raise Temporary(FailureClass.DISK, f"{error}; {remedy}", systemic=True) from error
             raise
 
     def _finished(self, job: FetchJob) -> Fetched | None:
@@ -133,8 +135,13 @@ class Fetcher:
         path = max(present, key=lambda place: place.stat().st_mtime_ns)
         digest = storage.file_digest(path)
         known = _read_note(self._note(job))
-        if known is not None and (known.path, known.digest) == (self._key(path), digest):
-            return known
+        if known is not None and known.path == self._key(path):
+            if known.digest == digest:
+                return known.model_copy(update=Stamp.of(path).model_dump())
+            _log.warning("%s: the file that is there is not the one that came down; downloading again", job.job_id)
+            self._note(job).unlink()
+            path.unlink()
+            return None
         try:
             fetched = self._describe(path, self._key(path), self._probe(path), digest)
         except Impossible as error:
@@ -220,8 +227,9 @@ class Fetcher:
 
     def _describe(self, path: Path, key: str, found: media.Probe, digest: str | None = None) -> Fetched:
         facts = {name: value for name, value in found.model_dump().items() if name in Fetched.model_fields}
+        stamp = Stamp.of(path)  # before the bytes are read: what changes meanwhile is noticed later
         digest = digest or storage.file_digest(path)
-        return Fetched(path=key, digest=digest, num_bytes=path.stat().st_size, **facts)
+        return Fetched(path=key, digest=digest, **stamp.model_dump(), **facts)
 
     def _folder(self, job: FetchJob) -> Path:
         return self.media_root / "raw" / job.source

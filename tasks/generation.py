@@ -15,6 +15,7 @@ from dualforce_model.errors import InputError
 from dualforce_model.media import read_frames, read_image, read_sound, write_video
 from dualforce_model.pipeline import DualForcePipeline
 from dualforce_model.storage import file_digest, write_json
+from dualforce_model.train_config import PipelineRecord
 from tasks.curation import CurateConfig, crop_picture
 
 MANIFEST = "generated.json"
@@ -37,7 +38,10 @@ class GenerateConfig(Frozen):
     num_inference_steps: int | None = Field(
         None, ge=1, le=1000, description="Euler steps a chunk; none: the checkpoint's"
     )
-    crop: CurateConfig = Field(CurateConfig(), description="how the reference is cropped; as the training clips were")
+    crop: CurateConfig | None = Field(
+        None, description="how the reference is cropped, as the training clips were; none: at the checkpoint's size"
+    )
+    other_size: bool = Field(False, description="allow crops of another size than the checkpoint was trained on")
     batch: int = Field(8, ge=1, le=256, description="videos sampled together")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the sampler, where there is no GPU")
 
@@ -96,14 +100,27 @@ def load_pipeline(checkpoint: Path, threads: int) -> DualForcePipeline:
 
 
 def generate_one(
-    checkpoint: Path, image: Path, audio: Path, output: Path, *, seed: int, cropped: bool, crop_px: int
+    checkpoint: Path, image: Path, audio: Path, output: Path, config: GenerateConfig, *, cropped: bool
 ) -> int:
     """One video where the caller wants it; its number of frames."""
     item = GenerateItem(name="one", reference=str(image), sound=str(audio), cropped=cropped)
-    pipeline = load_pipeline(checkpoint, GenerateConfig().threads)
-    frames, sound = _sample(pipeline, [item], GenerateConfig(seed=seed, crop=CurateConfig(crop_px=crop_px)))[0]
+    frames, sound = _sample(load_pipeline(checkpoint, config.threads), [item], config)[0]
     write_video(output, frames, sound)
     return len(frames)
+
+
+def crop_for(record: PipelineRecord, config: GenerateConfig) -> CurateConfig:
+    """How references are cropped for a checkpoint. Raises InputError for a size that it was not trained on."""
+    trained = record.size
+    if config.crop is None:
+        return CurateConfig(crop_px=trained.crop_px)
+    if config.crop.crop_px != trained.crop_px and not config.other_size:
+        raise InputError(
+            f"crops of {config.crop.crop_px} px: the checkpoint was trained on {trained.crop_px} px "
+            f"({trained.latent_px}x{trained.latent_px} latent pixels); leave the size out, or allow other_size "
+            "(--other-size)"
+        )
+    return config.crop
 
 
 def item_key(item: GenerateItem, checkpoint: str, config: GenerateConfig) -> str:
@@ -166,10 +183,19 @@ def _sample(
     for item, sound in zip(items, sounds, strict=True):
         if not len(sound):
             raise InputError(f"{item.sound}: it has no sound to drive the lips with")
+    crop = crop_for(pipeline.record, config)
+    pictures = [reference_picture(item, crop) for item in items]
+    for item, picture in zip(items, pictures, strict=True):
+        if len(picture) != crop.crop_px and not config.other_size:
+            raise InputError(
+                f"{item.reference}: {picture.shape[1]}x{len(picture)} pixels, said to be cropped already; the "
+                f"checkpoint was trained on crops of {crop.crop_px} px: give one, or a whole picture to be cropped"
+            )
     videos = pipeline(
-        image=[reference_picture(item, config.crop) for item in items],
+        image=pictures,
         audio=sounds,
         seed=config.seed,
         num_inference_steps=config.num_inference_steps,
+        other_size=config.other_size,
     )
     return list(zip(videos, sounds, strict=True))

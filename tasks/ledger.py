@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -28,8 +28,8 @@ from tasks.leases import FencedOut, Lease, LeaseHeld
 from tasks.ledger_tables import (
     REVISIONS,
     Holding,
+    Relisting,
     Row,
-    StageCount,
     State,
     clip_of,
     clip_values,
@@ -43,13 +43,16 @@ from tasks.ledger_tables import (
 )
 from tasks.records import Clip, Stage
 
-__all__ = ["FencedOut", "Holding", "Lease", "LeaseHeld", "Ledger", "LedgerError", "Row", "StageCount"]
+__all__ = ["FencedOut", "Holding", "Lease", "LeaseHeld", "Ledger", "LedgerError", "Relisting", "Row"]
 
 CHUNK = 2000  # rows that travel to or from the database at a time
 BUSY_S = 30  # how long a writer of the SQLite file waits for another
 UPGRADE_LOCK = 0x6475616C  # PostgreSQL's advisory lock while tables are made or changed
 FILE_REMEDY = "check that the disk has room, the file is sound and writable and no other program keeps it locked"
 SERVER_REMEDY = "check that the server is up, within reach and has room, and that the user may use the database"
+
+
+Missing = Literal["make", "empty", "refuse"]  # what to do where no ledger is
 
 
 class LedgerError(InfrastructureError):
@@ -59,12 +62,19 @@ class LedgerError(InfrastructureError):
 class Ledger:
     """All data sets' clips and their states. Usable from several threads; one process writes a stage at a time."""
 
-    def __init__(self, url: str, *, renew_s: float = 30.0) -> None:
-        """Open, make or upgrade the ledger at a SQLAlchemy URL. Leases are renewed every `renew_s` seconds."""
+    def __init__(self, url: str, *, missing: Missing = "make", renew_s: float = 30.0) -> None:
+        """Open or upgrade the ledger at a SQLAlchemy URL. Leases are renewed every `renew_s` seconds.
+
+        One that is not there yet is made, or counts as empty and stays away (for who only looks), or is refused.
+        """
         self._url = _parse(url)
         self._renew_s = renew_s
         self._engine = _engine(self._url)
         try:
+            if missing == "make":
+                _make_folder(self._url)
+            elif not self._is_there():
+                self._do_without(missing)
             self._bring_up_to_date()
         except sa.exc.SQLAlchemyError as error:
             self.close()
@@ -93,24 +103,35 @@ class Ledger:
 
     def add_clips(self, dataset: str, found: Iterable[Clip]) -> int:
         """Add clips in their order; known ones are updated and keep their place. Returns how many were new."""
-        number = sa.select(sa.func.count()).select_from(clips).where(clips.c.dataset == dataset)
         with self._writing() as connection:
-            before = connection.execute(number).scalar_one()
-            last = connection.execute(
-                sa.select(sa.func.max(clips.c.position)).where(clips.c.dataset == dataset)
-            ).scalar_one()
-            upsert = self._upsert(clips, keep=("position",))
-            for offset, chunk in _chunks(found):
-                first = (-1 if last is None else last) + 1 + offset
-                connection.execute(
-                    upsert, [clip_values(dataset, first + index, clip) for index, clip in enumerate(chunk)]
-                )
-            return int(connection.execute(number).scalar_one() - before)
+            return self._add(connection, dataset, found)
+
+    def relist(self, lease: Lease, source: str, found: Iterable[Clip]) -> Relisting:
+        """Make a source's clips those that its list has now; nothing is forgotten of the ones that leave.
+
+        Until they are back, clips that left and the pieces cut from them are not among `clips` and `rows`.
+        """
+        of_source = (clips.c.dataset == lease.dataset, clips.c.source == source)
+        listed = sa.select(clips.c.clip_id, clips.c.listed).where(*of_source, clips.c.parent_id.is_(None))
+        with self._writing() as connection:
+            leases.check(connection, lease)
+            before = {clip_id: is_listed for clip_id, is_listed in connection.execute(listed)}
+            on_list = list(found)
+            new = self._add(connection, lease.dataset, on_list)
+            now = {clip.clip_id for clip in on_list}
+            left = [clip_id for clip_id, is_listed in before.items() if is_listed and clip_id not in now]
+            returned = [clip_id for clip_id, is_listed in before.items() if not is_listed and clip_id in now]
+            for clip_ids, is_listed in ((left, False), (returned, True)):
+                for _, chunk in _chunks(clip_ids):
+                    these = clips.c.clip_id.in_(chunk) | clips.c.parent_id.in_(chunk)
+                    connection.execute(sa.update(clips).where(*of_source, these).values(listed=is_listed))
+        return Relisting(new=new, left=len(left), returned=len(returned))
 
     def clips(self, dataset: str) -> Iterator[Clip]:
-        """All clips in the order they were added, read in pages: nothing stays open between two of them."""
+        """All listed clips in the order they were added, read in pages: nothing stays open between two of them."""
         position = -1
-        page = sa.select(clips).where(clips.c.dataset == dataset).order_by(clips.c.position).limit(CHUNK)
+        page = sa.select(clips).where(clips.c.dataset == dataset, clips.c.listed)
+        page = page.order_by(clips.c.position).limit(CHUNK)
         while True:
             with self._reading() as connection:
                 found = connection.execute(page.where(clips.c.position > position)).mappings().all()
@@ -119,23 +140,22 @@ class Ledger:
             yield from (clip_of(columns) for columns in found)
             position = found[-1]["position"]
 
-    def clip(self, dataset: str, clip_id: str) -> Clip:
-        """One clip. Raises KeyError if the data set has none of that id."""
-        query = sa.select(clips).where(clips.c.dataset == dataset, clips.c.clip_id == clip_id)
-        with self._reading() as connection:
-            found = connection.execute(query).mappings().one_or_none()
-        if found is None:
-            raise KeyError(f"data set {dataset} has no clip {clip_id}; `dualforce status` shows what it has")
-        return clip_of(found)
-
     def datasets(self) -> list[str]:
         """Names of the data sets that have clips."""
         with self._reading() as connection:
             return list(connection.execute(sa.select(clips.c.dataset).distinct().order_by(clips.c.dataset)).scalars())
 
-    def rows(self, dataset: str, stage: Stage | None = None, state: State | None = None) -> list[Row]:
-        """Rows of a data set, ordered by stage, clip and feature; of one stage or state if asked."""
+    def rows(
+        self, dataset: str, stage: Stage | None = None, state: State | None = None, *, unlisted: bool = False
+    ) -> list[Row]:
+        """Rows of a data set, ordered by stage, clip and feature; of one stage or state if asked.
+
+        With `unlisted`, also those of clips that left the list.
+        """
         query = sa.select(states).where(states.c.dataset == dataset)
+        if not unlisted:
+            same = (clips.c.dataset == states.c.dataset) & (clips.c.clip_id == states.c.clip_id)
+            query = query.join(clips, same).where(clips.c.listed)
         if stage is not None:
             query = query.where(states.c.stage == stage.value)
         if state is not None:
@@ -199,20 +219,32 @@ class Ledger:
         with self._reading() as connection:
             return leases.holdings(connection, dataset)
 
-    def counts(self, dataset: str, attempts: int = 3) -> list[StageCount]:
-        """How the clips stand, stage by stage (extract: feature by feature); failed `attempts` times is exhausted."""
-        tired = sa.func.sum(sa.case(((states.c.state == "failed") & (states.c.attempts >= attempts), 1), else_=0))
-        what = (states.c.stage, states.c.feature, states.c.state, states.c.reason, states.c.failure)
-        query = sa.select(*what, sa.func.count().label("number"), tired.label("tired"))
-        query = query.where(states.c.dataset == dataset).group_by(*what)
-        with self._reading() as connection:
-            found = connection.execute(query).mappings().all()
-            listed = {stage: connection.execute(_listed(dataset, stage)).scalar_one() for stage in Stage}
-        groups: dict[tuple[Stage, str], list[Any]] = {(stage, ""): [] for stage in (Stage.ACQUIRE, Stage.CURATE)}
-        for columns in found:
-            groups.setdefault((Stage(columns["stage"]), columns["feature"]), []).append(columns)
-        order = sorted(groups, key=lambda group: (list(Stage).index(group[0]), group[1]))
-        return [_count(stage, feature, listed[stage], groups[stage, feature]) for stage, feature in order]
+    def _add(self, connection: sa.Connection, dataset: str, found: Iterable[Clip]) -> int:
+        number = sa.select(sa.func.count()).select_from(clips).where(clips.c.dataset == dataset)
+        before = connection.execute(number).scalar_one()
+        highest = sa.select(sa.func.max(clips.c.position)).where(clips.c.dataset == dataset)
+        last = connection.execute(highest).scalar_one()
+        upsert = self._upsert(clips, keep=("position",))
+        for offset, chunk in _chunks(found):
+            first = (-1 if last is None else last) + 1 + offset
+            connection.execute(upsert, [clip_values(dataset, first + index, clip) for index, clip in enumerate(chunk)])
+        return int(connection.execute(number).scalar_one() - before)
+
+    def _is_there(self) -> bool:
+        """Whether there is a ledger at the URL; looking makes none."""
+        if self._url.get_backend_name() == "sqlite" and not Path(str(self._url.database)).is_file():
+            return False
+        with self._engine.connect() as connection:
+            return revision_of(connection) is not None
+
+    def _do_without(self, missing: Missing) -> None:
+        """No ledger is there: nothing is known, which an empty one in memory says to whoever asks."""
+        if missing == "refuse":
+            raise LedgerError(f"{self}: there is none; check the URL")
+        self._engine.dispose()
+        self._engine = sa.create_engine(
+            "sqlite://", poolclass=sa.pool.StaticPool, connect_args={"check_same_thread": False}
+        )
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -304,11 +336,15 @@ def _engine(url: sa.URL) -> sa.Engine:
     """An engine whose errors show no stored values: locations may carry tokens."""
     if url.get_backend_name() == "postgresql":
         return sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
-    Path(str(url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_S})
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _make_folder(url: sa.URL) -> None:
+    if url.get_backend_name() == "sqlite":
+        Path(str(url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
@@ -337,27 +373,3 @@ def _refuse_strangers(lease: Lease, rows: Sequence[Row], seen: set[tuple[str, st
         if (row.clip_id, row.feature) in seen:
             raise ValueError(f"{row.clip_id}: two rows for feature {row.feature!r} of one clip in one record")
         seen.add((row.clip_id, row.feature))
-
-
-def _listed(dataset: str, stage: Stage) -> sa.Select[tuple[int]]:
-    """Number of clips a stage is about: as listed in acquire, not cut any further later."""
-    query = sa.select(sa.func.count()).select_from(clips).where(clips.c.dataset == dataset)
-    if stage == Stage.ACQUIRE:
-        return query.where(clips.c.parent_id.is_(None))
-    parents = sa.select(clips.c.parent_id).where(clips.c.dataset == dataset, clips.c.parent_id.is_not(None))
-    return query.where(clips.c.clip_id.not_in(parents))
-
-
-def _count(stage: Stage, feature: str, listed: int, found: Sequence[Any]) -> StageCount:
-    def by(column: str) -> dict[str, int]:
-        return {str(item[column]): item["number"] for item in found if item[column] is not None}
-
-    return StageCount(
-        stage=stage,
-        feature=feature,
-        listed=listed,
-        done=sum(item["number"] for item in found if item["state"] == "done"),
-        impossible=by("reason"),
-        failed=by("failure"),
-        exhausted=sum(int(item["tired"]) for item in found),
-    )

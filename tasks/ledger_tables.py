@@ -12,7 +12,7 @@ from dualforce_model.config import Frozen, canonical_json
 from tasks.holder import Holder
 from tasks.records import Clip, FailureClass, Reason, Span, Stage
 
-REVISIONS = ("0001", "0002")  # oldest first; the last is what this release reads and writes
+REVISIONS = ("0001", "0002", "0003")  # oldest first; the last is what this release reads and writes
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 State = Literal["done", "impossible", "failed"]
@@ -45,6 +45,7 @@ clips = sa.Table(
     sa.Column("identity", sa.Text),
     sa.Column("licence", sa.Text, nullable=False),
     sa.Column("parent_id", sa.String(80)),
+    sa.Column("listed", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Index("clips_by_position", "dataset", "position"),
 )
 
@@ -125,22 +126,18 @@ class Holding(Frozen):
     expires_at: float = Field(description="when anyone may take it over, seconds since 1970")
 
 
-class StageCount(Frozen):
-    """How the clips of one stage (and feature) stand."""
+class Relisting(Frozen):
+    """What a look at a source's list changed."""
 
-    stage: Stage
-    feature: str
-    listed: int = Field(ge=0, description="acquire: clips as listed; later stages: clips not cut any further")
-    done: int = Field(0, ge=0)
-    impossible: dict[str, int] = Field({}, description="by reason")
-    failed: dict[str, int] = Field({}, description="by failure class, the exhausted among them")
-    exhausted: int = Field(0, ge=0)
+    new: int = Field(0, ge=0, description="clips never listed before")
+    left: int = Field(0, ge=0, description="clips that the list no longer has")
+    returned: int = Field(0, ge=0, description="clips that had left and are back")
 
 
 def clip_values(dataset: str, position: int, clip: Clip) -> dict[str, Any]:
-    """Column values of a clip."""
-    values = clip.model_dump(exclude={"span"})
-    return {**values, "dataset": dataset, "position": position, "start_s": clip.span.start_s, "end_s": clip.span.end_s}
+    """Column values of a clip that is on the list."""
+    span = {"start_s": clip.span.start_s, "end_s": clip.span.end_s}
+    return {**clip.model_dump(exclude={"span"}), **span, "dataset": dataset, "position": position, "listed": True}
 
 
 def clip_of(columns: Mapping[str, Any]) -> Clip:

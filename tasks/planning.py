@@ -4,7 +4,7 @@ A key says all that a result was made from. An impossibility is a fact about its
 setting changes the key and the fact is looked at anew; with the same key it stands until someone asks for a rerun.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from dualforce_model.config import Frozen
 from tasks.ledger_tables import Row
@@ -13,11 +13,12 @@ _WHY = {
     "new": "never tried",
     "changed": "made from something else than now",
     "retryable": "failed, attempts left; or a rerun asks",
+    "lost": "made once, but gone or damaged since",
     "done": "there already",
     "impossible": "can never pass as it is",
     "exhausted": "failed too often; `rerun` tries again",
 }
-_TODO = ("new", "changed", "retryable")
+_TODO = ("new", "changed", "retryable", "lost")
 _EXAMPLES = 3
 
 
@@ -27,14 +28,15 @@ class Plan(Frozen):
     new: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     retryable: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
     done: tuple[str, ...] = ()
     impossible: tuple[str, ...] = ()
     exhausted: tuple[str, ...] = ()
 
     @property
     def todo(self) -> tuple[str, ...]:
-        """What a run would compute: new, changed, then retryable."""
-        return self.new + self.changed + self.retryable
+        """What a run would compute: new, changed, retryable, then lost."""
+        return self.new + self.changed + self.retryable + self.lost
 
     def markdown(self) -> str:
         """Table of the groups: how many, why, and the first few ids."""
@@ -54,15 +56,23 @@ class Plan(Frozen):
         return [f"{len(getattr(self, group))} {group}" for group in _WHY if getattr(self, group)]
 
 
-def plan(wanted: Mapping[str, str], rows: Mapping[str, Row], *, attempts: int = 3, rerun: bool = False) -> Plan:
+def plan(
+    wanted: Mapping[str, str],
+    rows: Mapping[str, Row],
+    *,
+    attempts: int = 3,
+    rerun: bool = False,
+    lost: Collection[str] = (),
+) -> Plan:
     """Sort wanted ids (id -> key) by what the ledger knows of them (id -> row); rows nobody wants are left alone.
 
     After `attempts` charged failures with the same key an id is exhausted. With `rerun`, exhausted and impossible
-    ids count as retryable.
+    ids count as retryable. `lost` are ids whose result was looked for and not found whole: done ones are made again.
     """
     groups: dict[str, list[str]] = {group: [] for group in _WHY}
     for name, key in wanted.items():
-        groups[_group(key, rows.get(name), attempts, rerun)].append(name)
+        group = _group(key, rows.get(name), attempts, rerun)
+        groups["lost" if group == "done" and name in lost else group].append(name)
     return Plan(**{group: tuple(ids) for group, ids in groups.items()})
 
 

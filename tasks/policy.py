@@ -148,6 +148,12 @@ def _not_measured(clip_id: str, name: str, score: Score | None) -> Quarantined:
     )
 
 
+def undecidable(policy: Policy, unmeasured: Mapping[str, str]) -> dict[str, str]:
+    """Rules that would drop every clip, because nobody can measure their score: score -> what measuring it takes."""
+    rules = [*_rules(policy.drop), *_rules(policy.weigh)]
+    return {name: unmeasured[name] for name, rule in rules if rule.when_not_measured == "drop" and name in unmeasured}
+
+
 def load_policy(path: str) -> Policy:
     """A policy by the path of its YAML file; those that ship are found from any folder."""
     return load_config(Policy, shipped(path))

@@ -62,10 +62,6 @@ class Pool:
         self._seats = Seats(engine, limits)
         self._running = False
 
-    def warm(self, spec: WorkerSpec) -> None:
-        """Start the workers and return at once; they load while the caller does something else."""
-        self._seats.warm(spec)
-
     def run(self, spec: WorkerSpec, jobs: Iterable[Job]) -> Iterator[Attempt]:
         """Attempts at all jobs, each exactly once, in any order. Jobs are taken from the iterable as workers fall free.
 

@@ -79,12 +79,16 @@ class Impossible(Exception):
 
 
 class Temporary(Exception):
-    """Raised by a worker: infrastructure failed in a known way; worth another attempt."""
+    """Raised by a worker: infrastructure failed in a known way; worth another attempt.
 
-    def __init__(self, failure: FailureClass, message: str) -> None:
+    `systemic`: the next clip will meet the same (no room on the disk, a wall for robots).
+    """
+
+    def __init__(self, failure: FailureClass, message: str, *, systemic: bool = False) -> None:
         super().__init__(failure, message)
         self.failure = failure
         self.message = message
+        self.systemic = systemic
 
     def __str__(self) -> str:
         return f"{self.failure}: {self.message}"
@@ -160,7 +164,7 @@ class Failed(Frozen):
     stage: Stage
     failure: FailureClass
     traceback: str
-    attempts: int = Field(1, ge=1)
+    attempts: int = Field(1, ge=0, description="0 where nothing but a systemic failure happened")
 
 
 class StageResult(Frozen):
@@ -193,6 +197,7 @@ class Attempt(Frozen):
     value: dict[str, Any] | None = None
     impossible: tuple[Reason, str] | None = None
     failure: tuple[FailureClass, str] | None = None
+    systemic: bool = Field(False, description="the failure is one that the next clip will meet too")
     seconds: float = 0.0
 
     @model_validator(mode="after")

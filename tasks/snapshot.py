@@ -39,7 +39,7 @@ from dualforce_model.schema import (
     specs_of,
     tag_key,
 )
-from dualforce_model.shards import cached_header, read_feature, tensor_entry
+from dualforce_model.shards import cached_header, is_sound, read_feature, tensor_entry
 from dualforce_model.storage import MissingKeyError, Storage
 from tasks.policy import Policy, judge
 from tasks.records import Clip, Quarantined, Score
@@ -110,19 +110,19 @@ def build_snapshot(
     split: SplitConfig | None = None,
     quarantined: Mapping[str, int] | None = None,
     failed: Mapping[str, int] | None = None,
+    encoders: Mapping[str, str] | None = None,
 ) -> BuiltSnapshot:
     """Judge the candidates, seal those that pass, point the tag (if any) to the result.
 
-    `quarantined` (by reason) and `failed` (by class) count clips that never became candidates; they enter the head
-    as they are. Raises SnapshotError when nothing passes or a passing clip's features are missing or disagree.
+    Counts of clips that never became candidates, and encoders' fingerprints, enter the head as they are.
+    Raises SnapshotError when nothing passes or a passing clip's features are missing or disagree.
     """
     if tag is not None:
         tag_key(tag)  # a bad name is refused before the work
     rows, dropped = decide(candidates, policy, split or SplitConfig())
-    if not rows:
-        raise SnapshotError(f"no clip passes the policy {policy.name}: {dict(dropped)}; loosen it or get other clips")
+    _refuse_nothing(rows, policy, dropped)
     snapshot_id, parent = rows_id(rows, policy), _tagged(store, tag)
-    found = _whole(store, snapshot_id)
+    found = _whole(store, snapshot_id, rows)
     if found is None:
         manifest, counts = encode_manifest(rows), dropped + Counter(quarantined or {})
         snapshot = Snapshot(
@@ -130,16 +130,21 @@ def build_snapshot(
             dataset=dataset,
             policy=policy.model_dump(mode="json"),
             quarantined={str(reason): count for reason, count in sorted(counts.items())},
-            failed={str(name): count for name, count in sorted((failed or {}).items())},
+            failed=dict(sorted((failed or {}).items())),
             parent=parent if parent != snapshot_id else None,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             manifest_digest=hashlib.sha256(manifest).hexdigest(),
-            **_contents(store, rows),
+            **_contents(store, rows, encoders or {}),
         )
         _write(store, snapshot, manifest)
     if tag is not None and parent != snapshot_id:
         tag_snapshot(store, snapshot_id, tag)
     return BuiltSnapshot(found or snapshot, written=found is None)
+
+
+def _refuse_nothing(rows: Sequence[SnapshotRow], policy: Policy, dropped: Counter[str]) -> None:
+    if not rows:
+        raise SnapshotError(f"no clip passes the policy {policy.name}: {dict(dropped)}; loosen it or get other clips")
 
 
 def decide(
@@ -220,9 +225,9 @@ def _row(candidate: SnapshotCandidate, split: Split, weight: float) -> SnapshotR
     )
 
 
-def _contents(store: Storage, rows: Sequence[SnapshotRow]) -> dict[str, Any]:
+def _contents(store: Storage, rows: Sequence[SnapshotRow], encoders: Mapping[str, str]) -> dict[str, Any]:
     """What a head says about its rows."""
-    modalities = _modalities(store, rows)
+    modalities = _modalities(store, rows, encoders)
     return {
         "content": content_digest(store, rows),
         "modalities": modalities,
@@ -233,7 +238,7 @@ def _contents(store: Storage, rows: Sequence[SnapshotRow]) -> dict[str, Any]:
     }
 
 
-def _modalities(store: Storage, rows: Sequence[SnapshotRow]) -> dict[str, ModalityInfo]:
+def _modalities(store: Storage, rows: Sequence[SnapshotRow], encoders: Mapping[str, str]) -> dict[str, ModalityInfo]:
     """What the clips share in each modality; raises SnapshotError for the first clip that does not."""
     first = rows[0]
     shared: dict[str, ModalityInfo] = {}
@@ -249,7 +254,9 @@ def _modalities(store: Storage, rows: Sequence[SnapshotRow]) -> dict[str, Modali
             if key != ref.key:
                 raise SnapshotError(f"{row.clip_id}: its {modality} was made from {key}, not {ref.key}; run extract")
             info = ModalityInfo(
-                fingerprint=ref.fingerprint, tensors={name: shape[1:] for name, shape in shapes.items()}
+                fingerprint=ref.fingerprint,
+                tensors={name: shape[1:] for name, shape in shapes.items()},
+                encoder=encoders.get(modality, ""),
             )
             if shared.setdefault(modality, info) != info:
                 raise SnapshotError(
@@ -289,8 +296,11 @@ def tensor_statistics(arrays: Iterable[np.ndarray]) -> TensorStatistics:
     return TensorStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
-def _whole(store: Storage, snapshot_id: str) -> Snapshot | None:
+def _whole(store: Storage, snapshot_id: str, wanted: Sequence[SnapshotRow]) -> Snapshot | None:
     """The snapshot if head, manifest and every shard it names are there.
+
+    Where a feature lies in another shard now than when it was built, the old one is read: it may be damaged, and the
+    feature made again for that.
 
     What is damaged or lost is written again under the same id: building again is the remedy the errors name.
     """
@@ -300,7 +310,11 @@ def _whole(store: Storage, snapshot_id: str) -> Snapshot | None:
     except (SchemaError, MissingKeyError):
         return None
     shards = {ref.shard for row in rows for ref in row.features.values()}
-    return snapshot if all(store.exists(shard) for shard in shards) else None
+    if not all(store.exists(shard) for shard in shards):
+        return None
+    now = {row.clip_id: row.features for row in wanted}
+    moved = [ref for row in rows for name, ref in row.features.items() if now[row.clip_id][name].shard != ref.shard]
+    return snapshot if all(is_sound(store, ref) for ref in moved) else None
 
 
 def _write(store: Storage, snapshot: Snapshot, manifest: bytes) -> None:

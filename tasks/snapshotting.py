@@ -7,14 +7,23 @@ from pydantic import Field
 
 from dualforce_model.config import Frozen
 from dualforce_model.schema import FeatureRef, Snapshot, load_snapshot
-from dualforce_model.storage import Storage
+from dualforce_model.shards import DamagedShardError
+from dualforce_model.storage import CutShortError, MissingKeyError, Storage
 from tasks.accounting import account, crop_verdicts, current_features, fates, scores_of
-from tasks.extract import ExtractConfig
+from tasks.extract import ExtractConfig, make_extractors
 from tasks.ledger import Ledger
 from tasks.place import Place
 from tasks.policy import load_policy
 from tasks.records import Quarantined, Stage
-from tasks.snapshot import SnapshotCandidate, SplitConfig, build_snapshot, diff_snapshots, list_snapshots, tag_snapshot
+from tasks.snapshot import (
+    SnapshotCandidate,
+    SnapshotError,
+    SplitConfig,
+    build_snapshot,
+    diff_snapshots,
+    list_snapshots,
+    tag_snapshot,
+)
 from tasks.tables import table
 from tasks.upkeep import collect_garbage, verify_snapshot
 
@@ -122,22 +131,27 @@ class Collected(Frozen):
 def build_from_ledger(place: Place, policy_path: str, extract: ExtractConfig, config: SnapshotConfig) -> SnapshotView:
     """Judge what the ledger knows by the policy and build a version; the same input finds the same version."""
     policy = load_policy(policy_path)
-    with Ledger(place.ledger_url) as ledger:
+    with Ledger(place.ledger_url, missing="refuse") as ledger:
         standing = fates(ledger, place.dataset, policy, extract)
         judged = crop_verdicts(ledger, place.dataset, policy)
         candidates = list(_candidates(ledger, place.dataset, extract))
     dropped = {clip_id for clip_id, (_, verdict) in judged.items() if isinstance(verdict, Quarantined)}
     impossible = [f for f in standing if f.outcome == "quarantined" and f.clip_id not in dropped]
-    built = build_snapshot(
-        Storage(place.store_url),
-        candidates,
-        policy,
-        place.dataset,
-        tag=config.tag,
-        split=config.split,
-        quarantined=Counter(str(fate.reason) for fate in impossible),  # what the policy drops is counted by the build
-        failed=account(standing).failed,
-    )
+    try:
+        built = build_snapshot(
+            Storage(place.store_url),
+            candidates,
+            policy,
+            place.dataset,
+            tag=config.tag,
+            split=config.split,
+            quarantined=Counter(str(fate.reason) for fate in impossible),  # the build counts what the policy drops
+            failed=account(standing).failed,
+            encoders={str(name): each.encoder_fingerprint for name, each in make_extractors(extract).items()},
+        )
+    except (MissingKeyError, CutShortError, DamagedShardError) as error:
+        remedy = f"`dualforce rerun --damaged --out {place.home}` makes it again"
+        raise SnapshotError(f"features that the ledger calls done are gone or damaged: {error}; {remedy}") from error
     return SnapshotView(snapshot=built.snapshot, tags=(config.tag,), written=built.written)
 
 
@@ -211,9 +225,9 @@ def collect(store: str, ledgers: Sequence[str], *, delete: bool) -> Collected:
     """Remove what no version, no tag and none of these ledgers names."""
     held, in_use = Storage(store).require(), set[str]()
     for url in ledgers:
-        with Ledger(url) as ledger:
+        with Ledger(url, missing="refuse") as ledger:
             for dataset in ledger.datasets():
-                rows = ledger.rows(dataset, stage=Stage.EXTRACT, state="done")
+                rows = ledger.rows(dataset, stage=Stage.EXTRACT, state="done", unlisted=True)
                 in_use |= {FeatureRef.model_validate(row.value["ref"]).shard for row in rows}
     found = collect_garbage(held, in_use, dry_run=not delete)
     return Collected(keys=found.keys, num_bytes=found.num_bytes, deleted=delete)

@@ -5,7 +5,7 @@ A Prefect task run is one batch. The ledger, not Prefect, is the record of what 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,17 +14,19 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from dualforce_model.config import Frozen
-from tasks.ledger import Lease, Ledger, Row
+from dualforce_model.errors import InfrastructureError
+from tasks.ledger import Lease, Ledger, Relisting, Row
 from tasks.place import Place
 from tasks.planning import Plan, plan
 from tasks.pool import Pool, PoolConfig
 from tasks.progress import Progress
 from tasks.records import Attempt, Done, Failed, FailureClass, Quarantined, Reason, Stage, StageResult
 from tasks.shared_pool import shared_pool
-from tasks.work import Target, Work
+from tasks.work import Outcome, Refusal, Target, Work
 
 # A bug fails again at once and a bot wall needs a person: neither is worth another attempt in the same run.
 RETRYABLE = frozenset(FailureClass) - {FailureClass.BUG, FailureClass.BOT_WALL}
+HALT_AFTER = 3  # clips in a row that fail for a reason which every other clip would meet too
 RECORD_EVERY_S = 1.0
 SHOWN_PROBLEMS = 20
 
@@ -45,10 +47,12 @@ class StageConfig(Frozen):
 class Selection(Frozen):
     """What a run takes up beside what is new, changed or retryable anyway."""
 
-    again: frozenset[str] = Field(frozenset(), description="clips to take even if exhausted or impossible")
+    again: frozenset[str] = Field(
+        frozenset(), description="clips to take even if exhausted or impossible, or if done and lost since"
+    )
 
     def covers(self, clip_id: str) -> bool:
-        """Whether a clip is forgiven what it was charged with."""
+        """Whether a clip is forgiven what it was charged with, and looked after if it is done."""
         return clip_id in self.again
 
 
@@ -61,16 +65,19 @@ class StageSummary(Frozen):
     stage: Stage
     planned: int = Field(ge=0, description="targets that had to be made")
     kept: int = Field(ge=0, description="targets that were there already")
-    done: int = Field(ge=0)
-    impossible: dict[str, int] = {}
-    failed: dict[str, int] = {}
+    lost: int = Field(0, ge=0, description="targets planned because what was made is gone or damaged")
+    done: int = Field(ge=0, description="targets made: clips, at extract features")
+    impossible: dict[str, int] = Field({}, description="clips by reason")
+    failed: dict[str, int] = Field({}, description="clips by failure class, each counted once")
+    left: int = Field(0, ge=0, description="clips that are no longer on the list")
+    returned: int = Field(0, ge=0, description="clips that were off the list and are back")
     seconds: float = Field(ge=0.0)
     num_problems: int = Field(0, ge=0, description="lines of the list that could not become clips")
     problems: tuple[str, ...] = Field((), description="the first of them")
 
     @property
     def failed_clips(self) -> int:
-        """Targets that failed in this run."""
+        """Clips of which something failed in this run."""
         return sum(self.failed.values())
 
     def text(self) -> str:
@@ -78,14 +85,20 @@ class StageSummary(Frozen):
         bad_lines = [f"  {problem}" for problem in self.problems]
         if self.num_problems > len(self.problems):
             bad_lines.append(f"  and {self.num_problems - len(self.problems)} more lines that could not be used")
+        if self.left or self.returned:
+            bad_lines.insert(0, f"  {clips(self.left)} left the list, {self.returned} came back")
         if not self.planned:
             return "\n".join([f"{self.stage}: nothing to do, {self.kept} there already", *bad_lines])
-        counts = [
-            f"{self.done} done",
-            *[f"{count} {name}" for name, count in {**self.impossible, **self.failed}.items()],
-        ]
-        done = f"{self.stage}: {', '.join(counts)}, {self.kept} there already, {self.seconds:.1f} s"
+        counts = [f"{self.done} {'features' if self.stage == Stage.EXTRACT else 'done'}"]
+        counts += [f"{clips(count)} {reason}" for reason, count in self.impossible.items()]
+        counts += [f"{clips(count)} failed ({failure})" for failure, count in self.failed.items()]
+        lost = f", {self.lost} had been lost" if self.lost else ""
+        done = f"{self.stage}: {', '.join(counts)}, {self.kept} there already{lost}, {self.seconds:.1f} s"
         return "\n".join([done, *bad_lines])
+
+
+class StageHalted(InfrastructureError):
+    """A stage was given up because what it needs gave way; what was done is recorded, nothing was charged."""
 
 
 class StageRun:
@@ -99,24 +112,44 @@ class StageRun:
         self.charged: dict[str, int] = {}  # target id -> attempts charged so far
         self.pending: list[Row] = []
         self.recorded_at = 0.0
+        self.in_a_row = 0  # systemic failures without another outcome between them
+        self.spared: set[str] = set()  # targets whose last failure was systemic: not charged, not tried again here
         self.outcomes: dict[str, Row] = {}  # target id -> last row of this run
 
     def take(self, attempt: Attempt) -> None:
         """Turn an attempt into rows and record them once a second."""
         served = self.work.serving[attempt.job_id]
         if attempt.value is not None:
-            rows = [self._done(target, value, attempt.seconds) for target, value in self.work.results(attempt)]
+            rows = [self._outcome(target, said, attempt.seconds) for target, said in self.work.results(attempt)]
         else:
             rows = [self._not_done(target, attempt) for target in served]
         self.pending += rows
-        state = "done" if attempt.value is not None else "impossible" if attempt.impossible else "failed"
+        told = [row for row in rows if row.clip_id in {target.clip_id for target in served}]
+        state = worst(told).state if told else "done"  # what is withheld is made already
         self.progress.ended({target.clip_id for target in served}, state)
+        self._halt_where_all_fail(attempt)
         if time.monotonic() - self.recorded_at > RECORD_EVERY_S:
             self.record()
 
+    def _halt_where_all_fail(self, attempt: Attempt) -> None:
+        """Raise StageHalted when clip after clip fails for want of room, or at a wall for robots."""
+        if attempt.failure is None or not attempt.systemic:
+            self.in_a_row = 0
+            return
+        self.in_a_row += 1
+        if self.in_a_row < HALT_AFTER:
+            return
+        self.record()
+        failure, traceback = attempt.failure
+        last_line = traceback.strip().splitlines()[-1]
+        raise StageHalted(
+            f"{self.work.stage} was halted after {HALT_AFTER} clips in a row failed alike ({failure}): {last_line}. "
+            "No clip was charged for it: mend the cause, then run the same again"
+        )
+
     def finish_batch(self) -> None:
         """Seal what waits and record everything."""
-        self.pending += [self._done(target, value, 0.0) for target, value in self.work.flush()]
+        self.pending += [self._outcome(target, value, 0.0) for target, value in self.work.flush()]
         self.record()
 
     def record(self) -> None:
@@ -124,12 +157,14 @@ class StageRun:
         if self.pending:
             self.ledger.record(self.lease, self.pending)
             self.work.recorded(self.pending)
-            self.outcomes.update({_target_id(row): row for row in self.pending})
+            self.outcomes.update({target_id(row): row for row in self.pending})
             self.pending = []
         self.recorded_at = time.monotonic()
 
-    def _done(self, target: Target, value: dict[str, Any], seconds: float) -> Row:
-        value = {**value, "seconds": round(seconds, 4)}
+    def _outcome(self, target: Target, said: Outcome, seconds: float) -> Row:
+        if isinstance(said, Refusal):
+            return self._row(target, state="impossible", reason=said.reason, detail=said.measured)
+        value = {**said, "seconds": round(seconds, 4)}
         return self._row(target, state="done", value=value, attempts=self.charged.get(target.id, 0))
 
     def _not_done(self, target: Target, attempt: Attempt) -> Row:
@@ -138,7 +173,9 @@ class StageRun:
             return self._row(target, state="impossible", reason=reason, detail=measured)
         assert attempt.failure is not None
         failure, traceback = attempt.failure
-        self.charged[target.id] = self.charged.get(target.id, 0) + 1
+        self.charged[target.id] = self.charged.get(target.id, 0) + (not attempt.systemic)
+        if attempt.systemic:
+            self.spared.add(target.id)
         return self._row(target, state="failed", failure=failure, detail=traceback, attempts=self.charged[target.id])
 
     def _row(self, target: Target, **said: Any) -> Row:
@@ -157,13 +194,33 @@ class StageRun:
         again = []
         for target in targets:
             row = self.outcomes[target.id]
-            if row.state == "failed" and row.failure in RETRYABLE and row.attempts < self.config.attempts:
+            worth_it = row.failure in RETRYABLE and target.id not in self.spared
+            if row.state == "failed" and worth_it and row.attempts < self.config.attempts:
                 again.append(target)
         return again
 
 
-def _target_id(row: Row) -> str:
+def clips(number: int) -> str:
+    """A number of clips in words."""
+    return f"{number} clip{'' if number == 1 else 's'}"
+
+
+def target_id(row: Row) -> str:
+    """Id of the target that a row is about."""
     return Target(row.clip_id, row.key, row.feature).id
+
+
+def worst(rows: Sequence[Row]) -> Row:
+    """The row that decides what became of a clip: a failure, else an impossibility, else any."""
+    return max(rows, key=lambda row: ("done", "impossible", "failed").index(row.state))
+
+
+def by_clip(rows: Iterable[Row]) -> dict[str, Row]:
+    """Each clip's worst row."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.clip_id, []).append(row)
+    return {clip_id: worst(of_clip) for clip_id, of_clip in found.items()}
 
 
 @task(name="batch", cache_policy=NO_CACHE, retries=0)
@@ -177,21 +234,18 @@ def run_batch(run: StageRun, targets: Sequence[Target]) -> StageResult:
 
 def batch_result(stage: Stage, targets: Sequence[Target], outcomes: dict[str, Row]) -> StageResult:
     """What the batch did, clip by clip: a clip is done when all its targets are."""
-    rows: dict[str, list[Row]] = {}
-    for target in targets:
-        rows.setdefault(target.clip_id, []).append(outcomes[target.id])
+    rows = by_clip([outcomes[target.id] for target in targets])
     done, quarantined, failed = [], [], []
-    for clip_id, of_clip in rows.items():
-        worst = max(of_clip, key=lambda row: ("done", "impossible", "failed").index(row.state))
-        if worst.state == "done":
-            done.append(Done(clip_id=clip_id, key=worst.key, value=worst.value))
-        elif worst.state == "impossible":
-            reason = Reason(str(worst.reason))
-            quarantined.append(Quarantined(clip_id=clip_id, stage=stage, reason=reason, measured=worst.detail))
+    for clip_id, row in rows.items():
+        if row.state == "done":
+            done.append(Done(clip_id=clip_id, key=row.key, value=row.value))
+        elif row.state == "impossible":
+            reason = Reason(str(row.reason))
+            quarantined.append(Quarantined(clip_id=clip_id, stage=stage, reason=reason, measured=row.detail))
         else:
-            failure = FailureClass(str(worst.failure))
+            failure = FailureClass(str(row.failure))
             failed.append(
-                Failed(clip_id=clip_id, stage=stage, failure=failure, traceback=worst.detail, attempts=worst.attempts)
+                Failed(clip_id=clip_id, stage=stage, failure=failure, traceback=row.detail, attempts=row.attempts)
             )
     return StageResult(
         stage=stage, inputs=tuple(rows), done=tuple(done), quarantined=tuple(quarantined), failed=tuple(failed)
@@ -203,13 +257,19 @@ def plan_stage(
 ) -> tuple[Plan, list[Target]]:
     """What a run would do and why, and the targets it would make."""
     targets = {target.id: target for target in work.targets()}
-    rows = {_target_id(row): row for row in ledger.rows(work.place.dataset, stage=work.stage)}
+    rows = {target_id(row): row for row in ledger.rows(work.place.dataset, stage=work.stage)}
     forgiven = {name: target.key for name, target in targets.items() if selection.covers(target.clip_id)}
     others = {name: target.key for name, target in targets.items() if name not in forgiven}
     plain = plan(others, rows, attempts=config.attempts)
-    again = plan(forgiven, rows, attempts=config.attempts, rerun=True)
+    lost = [name for name, key in forgiven.items() if is_lost(work, key, rows.get(name))]
+    again = plan(forgiven, rows, attempts=config.attempts, rerun=True, lost=lost)
     planned = Plan(**{group: getattr(plain, group) + getattr(again, group) for group in Plan.model_fields})
     return planned, [targets[name] for name in planned.todo]
+
+
+def is_lost(work: Work, key: str, row: Row | None) -> bool:
+    """Whether what was made under a key is gone or damaged, though the ledger calls it done."""
+    return row is not None and row.state == "done" and row.key == key and not work.intact(row)
 
 
 def run_stage(
@@ -227,7 +287,7 @@ def run_stage(
     with Ledger(place.ledger_url) as ledger, shared_pool(pool_config) as pool:
         with ledger.lease(place.dataset, stage, run_id, config.lease_wait_s) as lease:
             work = make_work(ledger)  # inside the lease: what it sees must not change under it
-            work.enlist(lease)
+            changes = work.enlist(lease)
             planned, todo = plan_stage(work, ledger, config, selection)
             outcomes: dict[str, Row] = {}
             if todo:
@@ -236,15 +296,14 @@ def run_stage(
                     run.charged = charges(ledger, work, selection)
                     make(run, todo)
                     outcomes = run.outcomes
-    seconds = time.monotonic() - started
-    return summarise(work, outcomes, kept=len(planned.done), planned=len(todo), seconds=seconds)
+    return summarise(work, outcomes, planned, changes, seconds=time.monotonic() - started)
 
 
 def charges(ledger: Ledger, work: Work, selection: Selection) -> dict[str, int]:
     """Attempts that earlier runs charged to targets whose key has not changed since; none where forgiven."""
     wanted = {target.id: target.key for target in work.targets() if not selection.covers(target.clip_id)}
     rows = ledger.rows(work.place.dataset, stage=work.stage, state="failed")
-    return {_target_id(row): row.attempts for row in rows if wanted.get(_target_id(row)) == row.key}
+    return {target_id(row): row.attempts for row in rows if wanted.get(target_id(row)) == row.key}
 
 
 def make(run: StageRun, todo: list[Target]) -> None:
@@ -253,8 +312,7 @@ def make(run: StageRun, todo: list[Target]) -> None:
     while todo:
         batches = list(in_batches(todo, run.config.batch_clips))
         for number, batch in enumerate(batches, start=1):
-            clips = len({target.clip_id for target in batch})
-            name = f"{run.work.stage} {number} of {len(batches)}: {clips} clips"
+            name = f"{run.work.stage} {number} of {len(batches)}: {clips(len({target.clip_id for target in batch}))}"
             run_batch.with_options(task_run_name=name.replace("{", "").replace("}", ""))(run, batch)
         todo = run.retryable(todo)
         if todo:
@@ -273,14 +331,20 @@ def in_batches(targets: Sequence[Target], clips: int) -> Iterator[list[Target]]:
         yield [target for group in batch for target in group]
 
 
-def summarise(work: Work, outcomes: dict[str, Row], *, kept: int, planned: int, seconds: float) -> StageSummary:
-    """Counts of a stage run."""
-    impossible = Counter(str(row.reason) for row in outcomes.values() if row.state == "impossible")
-    failed = Counter(str(row.failure) for row in outcomes.values() if row.state == "failed")
+def summarise(
+    work: Work, outcomes: dict[str, Row], planned: Plan, changes: Relisting, *, seconds: float
+) -> StageSummary:
+    """Counts of a stage run; what failed or is impossible is counted in clips, each once."""
+    ended = by_clip(outcomes.values()).values()
+    impossible = Counter(str(row.reason) for row in ended if row.state == "impossible")
+    failed = Counter(str(row.failure) for row in ended if row.state == "failed")
     return StageSummary(
         stage=work.stage,
-        planned=planned,
-        kept=kept,
+        planned=len(planned.todo),
+        kept=len(planned.done),
+        lost=len(planned.lost),
+        left=changes.left,
+        returned=changes.returned,
         done=sum(row.state == "done" for row in outcomes.values()),
         impossible=dict(sorted(impossible.items())),
         failed=dict(sorted(failed.items())),

@@ -10,6 +10,7 @@ from dualforce_model.storage import Storage
 from tasks.snapshot import canonical_id, content_digest, list_snapshots, list_tags
 
 DAY_S = 86_400.0
+SHOWN_CLIPS = 20
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Garbage:
 
 
 def verify_snapshot(store: Storage, id_or_tag: str) -> Verification:
-    """Read the manifest and every byte of every shard it names; problems come back as lines, one each.
+    """Read the manifest and every byte it names, shard by shard; problems come back as lines, one each.
 
     Raises SchemaError when there is no such snapshot or its head is damaged.
     """
@@ -48,11 +49,24 @@ def verify_snapshot(store: Storage, id_or_tag: str) -> Verification:
     except (OSError, SchemaError) as error:
         return Verification(snapshot.id, 0, 0, (str(error),))
     shards = sorted({ref.shard for row in rows for ref in row.features.values()})
-    problems = [problem for shard in shards for problem in verify_shard(store, shard)]
+    problems = [problem for shard in shards for problem in _shard_problems(store, shard, rows)]
     num_bytes = sum(store.size(shard) for shard in shards if store.exists(shard))
     if not problems:
         problems = _disagreements(store, snapshot, rows)
     return Verification(snapshot.id, len(shards), num_bytes, tuple(problems))
+
+
+def _shard_problems(store: Storage, shard: str, rows: tuple[SnapshotRow, ...]) -> list[str]:
+    """What is wrong with a shard; the first line says which clips have features in it, and what mends them."""
+    clips = [row.clip_id for row in rows if any(ref.shard == shard for ref in row.features.values())]
+    problems = list(verify_shard(store, shard, frozenset(clips)))
+    if problems:
+        more = f" and {len(clips) - SHOWN_CLIPS} more" if len(clips) > SHOWN_CLIPS else ""
+        problems[0] += (
+            f"; it holds {', '.join(clips[:SHOWN_CLIPS])}{more}; `dualforce rerun --damaged` makes again what the run "
+            "still wants and mends its newest version; older versions that name this shard stay broken"
+        )
+    return problems
 
 
 def _disagreements(store: Storage, snapshot: Snapshot, rows: tuple[SnapshotRow, ...]) -> list[str]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tasks.leases import Lease
-from tasks.ledger import Ledger, Row
+from tasks.ledger import Ledger, Relisting, Row
 from tasks.place import Place
 from tasks.pool import Job, WorkerSpec
-from tasks.records import Attempt, Stage
+from tasks.records import Attempt, Reason, Stage
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,17 @@ class Target:
     def id(self) -> str:
         """Unique within the stage."""
         return f"{self.clip_id}/{self.feature}" if self.feature else self.clip_id
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A target that can never be made, though others of its clip can."""
+
+    reason: Reason
+    measured: str
+
+
+Outcome = dict[str, Any] | Refusal  # what the ledger keeps of a done target, or why it is impossible
 
 
 class Work(ABC):
@@ -44,20 +55,24 @@ class Work(ABC):
     def spec(self) -> WorkerSpec:
         """The worker that the pool builds."""
 
-    def enlist(self, lease: Lease) -> None:
-        """Bring the ledger's clips up to date before anything is recorded of them."""
-        return
+    def enlist(self, lease: Lease) -> Relisting:
+        """Bring what the stage starts from up to date, before anything is recorded; what that did to the list."""
+        return Relisting()
 
     @abstractmethod
     def targets(self) -> list[Target]:
         """Everything this stage should hold, done or not."""
 
     @abstractmethod
+    def intact(self, row: Row) -> bool:
+        """Whether what a done row speaks of is still there and whole."""
+
+    @abstractmethod
     def jobs(self, targets: Sequence[Target]) -> Iterator[Job]:
         """Pool jobs that make these targets, noted in `serving`; one job may serve several."""
 
-    def results(self, attempt: Attempt) -> list[tuple[Target, dict[str, Any]]]:
-        """What a finished attempt says about each of its targets; may be withheld until `flush`."""
+    def results(self, attempt: Attempt) -> list[tuple[Target, Outcome]]:
+        """What a finished attempt says about each of its targets; values may be withheld until `flush`."""
         assert attempt.value is not None
         return [(target, attempt.value) for target in self.serving[attempt.job_id]]
 

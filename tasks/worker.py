@@ -25,7 +25,8 @@ from tasks.records import Attempt, FailureClass, Impossible, Temporary
 TRACEBACK_CHARS = 8000  # the end of a traceback says most
 REPLY_CHARS = 4 * 2**20  # an answer is paths and numbers; whoever returns frames is told so
 
-_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_DISK = _NO_ROOM | {errno.EIO}
 
 
 class WorkerSpec(Frozen):
@@ -123,7 +124,14 @@ def _payload_adapter(target: Any) -> TypeAdapter[Any]:
 def _outcome(job_id: str, error: BaseException) -> Attempt:
     if isinstance(error, Impossible):
         return Attempt(job_id=job_id, impossible=(error.reason, _clean(error.measured)))
-    return Attempt(job_id=job_id, failure=(_failure_class(error), _traceback()))
+    return Attempt(job_id=job_id, failure=(_failure_class(error), _traceback()), systemic=_systemic(error))
+
+
+def _systemic(error: BaseException) -> bool:
+    """Whether the next clip would fail alike."""
+    if isinstance(error, Temporary):
+        return error.systemic
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
 def _failure_class(error: BaseException) -> FailureClass:

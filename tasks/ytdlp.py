@@ -284,11 +284,10 @@ def explain(error: BaseException) -> Exception:
     text = message.replace("\u2019", "'").lower()
     causes = list(_causes(error))
     if any(isinstance(one, OSError) and one.errno in DISK_ERRORS for one in causes) or "no space left" in text:
-        return Temporary(FailureClass.DISK, f"{message}; make room below the media root, or move it")
+        return Temporary(FailureClass.DISK, f"{message}; make room below the media root, or move it", systemic=True)
     if _any(WALL, text):
-        return Temporary(
-            FailureClass.BOT_WALL, f"{message}; wait, or give cookies (cookies_env) or a proxy (proxy_env)"
-        )
+        remedy = "wait, or give cookies (cookies_env) or a proxy (proxy_env)"
+        return Temporary(FailureClass.BOT_WALL, f"{message}; {remedy}", systemic=True)
     answer = next((one for one in causes if isinstance(one, HTTPError)), None)
     status = int(answer.status) if answer is not None else int((_STATUS.search(message) or [0, 0])[1])
     if _any(LIMIT, text) or status == 429:
@@ -316,7 +315,7 @@ def _by_status(status: int, message: str) -> Exception:
         return Impossible(Reason.GONE, f"HTTP {status}")
     if status in (401, 403, 407):
         remedy = "this address may be blocked, or yt-dlp too old: update it, or give cookies or a proxy"
-        return Temporary(FailureClass.BOT_WALL, f"{message}; {remedy}")
+        return Temporary(FailureClass.BOT_WALL, f"{message}; {remedy}", systemic=True)
     return Temporary(FailureClass.NETWORK, message)
 
 

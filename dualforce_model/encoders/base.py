@@ -44,7 +44,12 @@ def encoder_fingerprint(encoder: Encoder) -> str:
 
 
 class VideoCodec(Encoder, Protocol):
-    """A video encoder that can be undone. T = 4(S-1)+1 frames, S steps, C channels."""
+    """A video encoder that can be undone. T = 4(S-1)+1 frames, S steps, C channels.
+
+    `spatial_stride`: pixels of a picture in one latent pixel, along a side.
+    """
+
+    spatial_stride: ClassVar[int]
 
     def encode(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "S C h w"]:
         """Latents of a clip; step i depends on its own frames and earlier ones alone."""

@@ -34,6 +34,11 @@ class Audio:
         """The encoder has no weights."""
         return NO_WEIGHTS
 
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Of the encoder alone: what a model trained on this has to be used with."""
+        return str(self._encoder.fingerprint())
+
     def fingerprint(self) -> str:
         """32 hex digits over name, version, weights and encoder."""
         return digest(self.name, self.version, self.weights_digest, self._encoder.fingerprint())

@@ -37,6 +37,11 @@ class Extractor(Protocol):
         """SHA-256 of the weights, or `NO_WEIGHTS`."""
         ...
 
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Of the encoder that is applied, one of dualforce_model/encoders: a model trained on this is used with it."""
+        ...
+
     def fingerprint(self) -> str:
         """32 hex digits over name, version, weights and config."""
         ...

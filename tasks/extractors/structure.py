@@ -34,6 +34,11 @@ class Structure:
         """The encoder has no weights of its own; the cascade's version is pinned with OpenCV's."""
         return NO_WEIGHTS
 
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Of the encoder alone: what a model trained on this has to be used with."""
+        return str(self._encoder.fingerprint())
+
     def fingerprint(self) -> str:
         """32 hex digits over name, version, weights and encoder."""
         return digest(self.name, self.version, self.weights_digest, self._encoder.fingerprint())

@@ -42,6 +42,11 @@ class VideoLatents:
         """The codec has no weights."""
         return NO_WEIGHTS
 
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Of the codec alone: what a model trained on this has to be used with."""
+        return str(self._codec.fingerprint())
+
     def fingerprint(self) -> str:
         """32 hex digits over name, version, weights, codec and config."""
         codec = self._codec.fingerprint()

@@ -40,6 +40,10 @@ def test_policies_load_and_are_named_after_their_file(path: Path) -> None:
     round_trip(policy)
 
 
+def test_every_flow_has_an_example() -> None:
+    assert {path.parent.name for path in RUNS} == set(FLOWS)
+
+
 def test_there_is_a_configuration_for_every_folder() -> None:
     known = {*FLOWS, "demo", "policy", "accelerate"}
     assert {path.name for path in (ROOT / "configs").iterdir()} <= known

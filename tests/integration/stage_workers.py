@@ -1,5 +1,6 @@
 """A worker whose outcome is written in the clip's id. Imported by pool processes, so it stands in a file of its own."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,10 @@ from tasks.records import FailureClass, Impossible, Reason, Temporary
 
 
 class Scripted:
-    """`good...` passes, `gone...` is impossible, `bug...` raises, `net...` fails until `healed` exists."""
+    """`good...` passes, `gone...` is impossible, `bug...` raises, `net...` fails until `healed` exists.
+
+    While `full` exists nothing can be written.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -16,6 +20,8 @@ class Scripted:
         name = payload["job_id"]
         with open(self.folder / "calls", "a", encoding="utf-8") as log:
             log.write(name + "\n")
+        if (self.folder / "full").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
         if name.startswith("gone"):
             raise Impossible(Reason.GONE, "404")
         if name.startswith("bug"):

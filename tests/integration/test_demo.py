@@ -8,12 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -21,45 +19,15 @@ from flows.server import PrefectServer
 from flows.terminal import BUSY, INTERRUPTED
 from tasks.process import free_port, port_in_use
 from tasks.synthetic.corpus import load_corpus
+from tests.integration.demo_runs import SMOKE, assert_nothing_left, finish, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.ray, pytest.mark.timeout(2700)]
-SMOKE = "configs/demo/smoke.yaml"
-
-
-def start(out: Path, *arguments: str, config: str = SMOKE) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "flows.cli", "demo", "--config", config, "--out", str(out), "--json", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(out: Path, *arguments: str, config: str = SMOKE) -> dict[str, Any]:
-    process = start(out, *arguments, config=config)
-    answer, progress = process.communicate(timeout=1800)
-    assert process.returncode == 0, progress
-    report: dict[str, Any] = json.loads(answer)
-    return report
 
 
 def command(*arguments: str) -> Any:
     done = subprocess.run([sys.executable, "-m", "flows.cli", *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def children_of(out: Path, drivers: Sequence[int]) -> list[psutil.Process]:
-    """Living processes that name the run's folder, or the private Ray folder of one of these drivers."""
-    words = (str(out), *[f"dualforce-ray-{driver}-" for driver in drivers])
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(word in part for part in process.info["cmdline"] or [] for word in words):
-            found.append(process)
-    return found
-
-
-def assert_nothing_left(out: Path, *drivers: int) -> None:
-    limit = time.monotonic() + 30
-    while left := children_of(out, drivers):
-        assert time.monotonic() < limit, [process.cmdline() for process in left]
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +44,12 @@ def test_the_counts_add_up_and_the_files_are_there(smoke: tuple[Path, dict[str, 
     assert clips["failed"] == {"network": 1}
     assert json.loads((out / "report.json").read_text())["snapshot"] == report["snapshot"]
     for path in report["files"].values():
-        assert Path(path).exists(), path
-    assert (Path(report["checkpoint"]) / "state.json").is_file()
+        assert not Path(path).is_absolute()
+        assert (out / path).exists(), path
+    assert (out / report["checkpoint"] / "state.json").is_file()
+    assert report["trained_on"] == report["snapshot"]
+    assert all(seconds > 0 for seconds in report["seconds"].values()), report["seconds"]
+    assert (out / "report.md").read_text().count(f"]({report['checkpoint']})") == 1
     head = (out / "evaluation" / "lips.csv").read_text().splitlines()[0]
     assert head.startswith("clip,frame,envelope,opening_generated")
     assert_nothing_left(out)
@@ -109,6 +81,7 @@ def test_the_same_command_twice_computes_nothing(smoke: tuple[Path, dict[str, An
     again = finish(out)
     assert not again["computed"]
     assert (again["snapshot"], again["lips"]) == (report["snapshot"], report["lips"])
+    assert again["seconds"] == report["seconds"], "looking whether there is something to do is not counted"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
 
 
@@ -140,6 +113,12 @@ def test_a_rerun_heals_one_clip_and_makes_a_new_version(smoke: tuple[Path, dict[
     assert (diff["added"], diff["removed"], diff["changed"]) == ([failed["clip_id"]], [], {})
     assert command("snapshots", "show", "demo", "--store", str(out / "store"), "--json")["snapshot"]["id"] == new
     assert command("snapshots", "verify", "demo", "--store", str(out / "store"), "--json")["problems"] == []
+    told = json.loads((out / "report.json").read_text())
+    assert (told["snapshot"], told["trained_on"]) == (new, report["snapshot"])
+    assert (told["clips"]["passed"], told["clips"]["failed"]) == (report["clips"]["passed"] + 1, {})
+    assert told["lips"] == report["lips"]
+    assert told["seconds"]["acquire"] > report["seconds"]["acquire"], "calls on one folder add up"
+    assert f"trained on the version before, {report['snapshot']}" in (out / "report.md").read_text()
 
 
 @pytest.mark.parametrize("sign", ["curate   :", "training "])

@@ -108,22 +108,29 @@ def test_what_is_there_is_not_asked_for_again(tmp_path: Path, serve: Serve) -> N
     (tmp_path / "media/raw/urls/vid.json").write_text("{")  # the note is lost, the video is not
     assert _fetch(tmp_path, _job(server)) == first
     assert len(server.requests) == asked
-    assert _fetch(tmp_path, _job(server, fresh=True)) == first
-    assert len(server.requests) == 2 * asked
+    os.utime(tmp_path / "media" / first.path, ns=(7, 7))  # copied without its time
+    assert _fetch(tmp_path, _job(server)) == first.model_copy(update={"mtime_ns": 7})
+    assert len(server.requests) == asked
 
 
 def test_a_file_that_was_damaged_is_fetched_again(tmp_path: Path, serve: Serve) -> None:
     server = serve()
     first = _fetch(tmp_path, _job(server))
-    (tmp_path / "media" / first.path).write_bytes(b"no video")
-    assert _fetch(tmp_path, _job(server)) == first
+    path = tmp_path / "media" / first.path
+    again = Fetched.model_fields.keys() - {"mtime_ns"}
+    for damaged in (b"no video", path.read_bytes()[:-1], path.read_bytes() + b"x"):  # the latter two open as a video
+        path.write_bytes(damaged)
+        assert _fetch(tmp_path, _job(server)).model_dump(include=again) == first.model_dump(include=again)
+    path.unlink()
+    assert _fetch(tmp_path, _job(server)).model_dump(include=again) == first.model_dump(include=again)
 
 
 def test_a_video_that_changed_at_its_source(tmp_path: Path, web: Path, serve: Serve) -> None:
     server = serve()
     first = _fetch(tmp_path, _job(server))
     media.write_video(web / "a.mp4", [np.zeros((32, 32, 3), np.uint8)] * 5, None)
-    second = _fetch(tmp_path, _job(server, fresh=True))
+    (tmp_path / "media" / first.path).unlink()
+    second = _fetch(tmp_path, _job(server))
     assert second.digest != first.digest
     assert (second.width_px, second.has_sound, second.sound_duration_s) == (32, False, 0.0)
 
@@ -228,8 +235,9 @@ def test_a_page_with_one_video_is_that_video(tmp_path: Path, web: Path, serve: S
     (web / "b.mp4").write_bytes(b"")
     server = serve()
     assert _fetch(tmp_path, _job(server, "one.html")).digest == storage.file_digest(web / "a.mp4")
+    (tmp_path / "media/raw/urls/vid.mp4").unlink()
     with pytest.raises(Impossible) as caught:
-        _fetch(tmp_path, _job(server, "two.html", fresh=True))
+        _fetch(tmp_path, _job(server, "two.html"))
     assert caught.value.reason is Reason.BAD_LISTING
 
 

@@ -9,11 +9,11 @@ from prefect import flow
 
 from flows.server import PrefectServer
 from tasks.leases import Lease, LeaseHeld
-from tasks.ledger import Ledger
+from tasks.ledger import Ledger, Relisting, Row
 from tasks.place import Place
 from tasks.pool import Job, PoolConfig, WorkerSpec
 from tasks.records import Clip, Stage
-from tasks.stages import NOTHING_AGAIN, Selection, StageConfig, StageSummary, run_stage
+from tasks.stages import NOTHING_AGAIN, Selection, StageConfig, StageHalted, StageSummary, run_stage
 from tasks.work import Target, Work
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
@@ -30,9 +30,10 @@ class ScriptedWork(Work):
         super().__init__(place, ledger)
         self.version = version
 
-    def enlist(self, lease: Lease) -> None:
-        clips = [Clip(clip_id=name, source="x", video_id=name, location="x") for name in CLIPS]
-        self.ledger.add_clips(self.place.dataset, clips)
+    def enlist(self, lease: Lease) -> Relisting:
+        return self.ledger.relist(
+            lease, "x", [Clip(clip_id=name, source="x", video_id=name, location="x") for name in CLIPS]
+        )
 
     @property
     def spec(self) -> WorkerSpec:
@@ -40,6 +41,9 @@ class ScriptedWork(Work):
 
     def targets(self) -> list[Target]:
         return [Target(name, f"{name}-{self.version if name == 'good1' else '1'}") for name in CLIPS]
+
+    def intact(self, row: Row) -> bool:
+        return not (self.place.folder / f"lost-{row.clip_id}").exists()
 
     def jobs(self, targets: Sequence[Target]) -> Iterator[Job]:
         for target in targets:
@@ -107,6 +111,29 @@ def test_every_clip_ends_and_a_second_run_does_only_what_may_change(
             "bug1": "failed",
             "net1": "done",
         }
+
+
+def test_a_full_disk_halts_the_stage_and_no_clip_is_charged_for_it(place: Place) -> None:
+    (place.folder / "full").touch()
+    for _ in range(CONFIG.attempts + 1):
+        with pytest.raises(StageHalted, match=r"acquire was halted after 3 clips .*No space left on device"):
+            run(place)
+        assert len(calls(place)) < len(CLIPS), "nobody goes on against a full disk"
+    (place.folder / "full").unlink()
+    assert run(place).done == 3
+    assert len(calls(place)) == len(CLIPS) + 2, "every clip has all its attempts still"
+
+
+def test_what_was_lost_is_made_again_where_it_is_looked_for(place: Place) -> None:
+    run(place)
+    calls(place)
+    (place.folder / "lost-good2").touch()
+    assert run(place).lost == 0, "a plain run trusts the ledger"
+    assert "good2" not in calls(place)
+    found = run(place, Selection(again=frozenset({"good1", "good2"})))
+    assert (found.lost, found.kept) == (1, 2)
+    assert [name for name in calls(place) if name.startswith("good")] == ["good2"]
+    assert "2 there already, 1 had been lost" in found.text()
 
 
 def test_a_second_run_is_refused_and_told_who_holds_the_stage(place: Place) -> None:

@@ -17,7 +17,9 @@ def make_model(window: int, past: int = 1, look_ahead: int = 0, **settings_: obj
     """Small model with every gate open: at its start a model is deaf and its towers do not talk."""
     torch.manual_seed(0)
     config = ModelConfig(
-        video=VideoTowerConfig(latent_channels=4, heads=2, head_dim=12, layers=3, ffn_dim=32, freq_dim=32),
+        video=VideoTowerConfig(
+            latent_channels=4, heads=2, head_dim=12, layers=3, ffn_dim=32, freq_dim=32, patch_px=(2, 2)
+        ),
         structure=StructureTowerConfig(entries=5, heads=1, head_dim=16, layers=2, ffn_dim=32, freq_dim=32),
         bridge=BridgeConfig(depth=1, condition_dim=16),
         audio=AudioConfig(

@@ -17,7 +17,9 @@ def make_model(strategy: str = "full", look_ahead: int = 0, window: int = 9) -> 
     bridge = {"strategy": strategy, "condition_dim": 16, "layers": (0, 2) if strategy == "custom" else ()}
     model = DualForce(
         ModelConfig(
-            video=VideoTowerConfig(latent_channels=4, heads=2, head_dim=12, layers=3, ffn_dim=32, freq_dim=32),
+            video=VideoTowerConfig(
+                latent_channels=4, heads=2, head_dim=12, layers=3, ffn_dim=32, freq_dim=32, patch_px=(2, 2)
+            ),
             structure=StructureTowerConfig(entries=5, heads=2, head_dim=12, layers=3, ffn_dim=32, freq_dim=32),
             bridge=BridgeConfig.model_validate(bridge),
             audio=AudioConfig(features=6, look_ahead_steps=look_ahead, slot_dim=8, context_dim=16),

@@ -71,7 +71,7 @@ def test_masked_tokens_are_not_heard() -> None:
 def listening() -> Listening:
     torch.manual_seed(0)
     towers = {
-        "video": VideoTowerConfig(heads=2, head_dim=16, layers=3),
+        "video": VideoTowerConfig(heads=2, head_dim=16, layers=3, patch_px=(2, 2)),
         "structure": StructureTowerConfig(heads=1, head_dim=16, layers=1),
     }
     return Listening(AudioConfig(features=6, layers=2, slot_dim=8, context_dim=16), towers)

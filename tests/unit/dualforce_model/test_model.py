@@ -122,3 +122,13 @@ def test_half_precision_runs() -> None:
     }
     with torch.no_grad():
         assert model(**inputs).video.dtype == torch.bfloat16
+
+
+def test_what_is_left_out_of_a_model_is_as_in_tiny() -> None:
+    """One setting in a YAML file or on the command line changes that one and makes no mixture of models."""
+    tiny = PRESETS["tiny"]
+    assert ModelConfig() == tiny
+    wider = ModelConfig.model_validate({"video": {"layers": 6}, "audio": {"past_steps": 2}})
+    assert wider.video == tiny.video.model_copy(update={"layers": 6})
+    assert tiny.audio is not None
+    assert wider.audio == tiny.audio.model_copy(update={"past_steps": 2})

@@ -56,7 +56,9 @@ def test_no_text_equals_wans_padding_with_zeros() -> None:
 
 
 def test_equal_noise_levels_are_embedded_once_per_step() -> None:
-    tower = VideoTower.build(VideoTowerConfig(latent_channels=4, heads=1, head_dim=16, layers=1, ffn_dim=16))
+    tower = VideoTower.build(
+        VideoTowerConfig(latent_channels=4, heads=1, head_dim=16, layers=1, ffn_dim=16, patch_px=(2, 2))
+    )
     state = tower.start(
         torch.randn(2, 3, 4, 4, 4), torch.randn(2, 4, 4, 4), torch.zeros(2, 3, dtype=torch.bool), torch.rand(2, 3),
         StepMask.causal(3, 3),
@@ -67,7 +69,9 @@ def test_equal_noise_levels_are_embedded_once_per_step() -> None:
 
 def test_half_precision_keeps_nearby_noise_levels_apart() -> None:
     """bfloat16 would round 873.25 to 872; the sinusoid is made in float32."""
-    tower = VideoTower.build(VideoTowerConfig(latent_channels=4, heads=1, head_dim=16, layers=1, ffn_dim=16)).bfloat16()
+    tower = VideoTower.build(
+        VideoTowerConfig(latent_channels=4, heads=1, head_dim=16, layers=1, ffn_dim=16, patch_px=(2, 2))
+    ).bfloat16()
     sigma = torch.tensor([[0.872, 0.87325]])
     video = torch.randn(1, 2, 4, 4, 4, dtype=torch.bfloat16)
     state = tower.start(video, video[:, 0], torch.zeros(1, 2, dtype=torch.bool), sigma, StepMask.causal(2, 2))
@@ -116,12 +120,16 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
 
 
 def test_latents_that_do_not_divide_into_patches_are_refused() -> None:
-    tower = VideoTower.build(VideoTowerConfig(latent_channels=4, heads=1, head_dim=16, layers=1, ffn_dim=16))
+    tower = VideoTower.build(
+        VideoTowerConfig(latent_channels=4, heads=1, head_dim=16, layers=1, ffn_dim=16, patch_px=(2, 2))
+    )
     with pytest.raises(ValueError, match="5x4 pixels do not divide into patches of 2x2"):
         run(tower, torch.randn(1, 1, 4, 5, 4), torch.rand(1, 1), StepMask.causal(1, 1), None)
 
 
 def test_text_for_a_tower_without_text_is_refused() -> None:
-    tower = VideoTower.build(VideoTowerConfig(latent_channels=4, heads=1, head_dim=16, layers=1, ffn_dim=16))
+    tower = VideoTower.build(
+        VideoTowerConfig(latent_channels=4, heads=1, head_dim=16, layers=1, ffn_dim=16, patch_px=(2, 2))
+    )
     with pytest.raises(ValueError, match="no text attention"):
         run(tower, torch.randn(1, 1, 4, 4, 4), torch.rand(1, 1), StepMask.causal(1, 1), torch.randn(1, 2, 8))

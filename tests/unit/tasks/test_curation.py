@@ -1,6 +1,7 @@
 """Curating whole clips: made ones whose truth is known, broken ones, and every real one at hand."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from dualforce_model import clock, media, storage
 from tasks.curation import CurateConfig, Curated, CurateJob, Curator, HeldFrames, crop_key
 from tasks.detectors import DetectorConfig
 from tasks.faces import SquareBox
-from tasks.records import Impossible, Reason, Span
+from tasks.records import FailureClass, Impossible, Reason, Span, Temporary
+from tasks.stamp import Stamp, is_same_file
 from tasks.synthetic.animate import render_clip
 from tasks.synthetic.portraits import PORTRAITS
 from tasks.synthetic.speech import synthesise
@@ -52,7 +54,8 @@ def curate(root: Path) -> Callable[..., Curated]:
 
     def run(name: str, start_s: float = 0.0, end_s: float | None = None, target: str = "crops/clip.mp4") -> Curated:
         span = Span(start_s=start_s, end_s=end_s)
-        job = CurateJob(job_id="clip", source_path=name, source_digest="0" * 64, span=span, key="k", target=target)
+        source_digest = storage.file_digest(root / name)
+        job = CurateJob(job_id="clip", source_path=name, source_digest=source_digest, span=span, key="k", target=target)
         return Curated.model_validate(worker(job))
 
     return run
@@ -180,9 +183,7 @@ def test_what_can_be_no_clip_is_impossible_with_its_reason(
     assert "30% are needed" in glimpse.measured
 
 
-def test_a_missing_video_and_an_overlong_span_are_our_own_faults(curate: Callable[..., Curated]) -> None:
-    with pytest.raises(FileNotFoundError):
-        curate("raw/nowhere.mp4")
+def test_an_overlong_span_is_our_own_fault(curate: Callable[..., Curated]) -> None:
     with pytest.raises(ValueError, match="a span of 60 s; clips are cut to 10 s"):
         curate("raw/good.mp4", 0.0, 60.0)
 
@@ -216,13 +217,52 @@ def test_large_frames_wait_as_jpeg_and_huge_ones_shrink() -> None:
     assert float(np.abs(crop.astype(int) - expected).mean()) < 2
 
 
+def test_a_video_that_is_not_the_one_acquire_read_is_refused(tmp_path: Path, root: Path) -> None:
+    worker, path = Curator(CONFIG, tmp_path), tmp_path / "raw/a.mp4"
+    worker.load()
+    path.parent.mkdir()
+    shutil.copyfile(root / "raw/good.mp4", path)
+    job = CurateJob(
+        job_id="clip-1",
+        source_path="raw/a.mp4",
+        source_digest=storage.file_digest(path),
+        source_stamp=Stamp.of(path),
+        span=Span(end_s=1.0),
+        key="k",
+        target="crops/a.mp4",
+    )
+    worker(job)
+    os.utime(path, (1, 1))
+    worker(job)  # copied elsewhere, say: another time, the same bytes
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(Temporary, match=r"clip-1: the video .*raw/a\.mp4 is not the one .*`dualforce rerun` downloads"):
+        worker(job)
+    local = job.model_copy(update={"source_path": str(path)})
+    path.write_bytes(good[:-1])
+    with pytest.raises(Temporary, match=r"raw/a\.mp4 is not the one that acquire read; run acquire"):
+        worker(local)
+    path.unlink()
+    with pytest.raises(Temporary, match=r"raw/a\.mp4 is gone") as caught:
+        worker(job)
+    assert caught.value.failure is FailureClass.DISK
+
+
+def test_a_video_with_its_recorded_size_and_time_is_not_read_to_the_end_first(tmp_path: Path, root: Path) -> None:
+    path = tmp_path / "a.mp4"
+    shutil.copyfile(root / "raw/good.mp4", path)
+    assert is_same_file(path, "0" * 64, Stamp.of(path))
+    assert not is_same_file(path, "0" * 64)
+
+
 @pytest.mark.parametrize("moment", ["crop.before_rename", "crop.after_rename"])
 def test_killed_at_any_moment_there_is_a_whole_crop_or_none(root: Path, good: Curated, moment: str) -> None:
     target = f"crops/killed-{moment}.mp4"
     script = (
         "import sys; from pathlib import Path; from tasks.curation import *; from tasks.records import Span\n"
         "source, target = 'raw/good.mp4', sys.argv[2]\n"
-        "job = CurateJob(job_id='a', source_path=source, source_digest='0', span=Span(), key='k', target=target)\n"
+        "digest = storage.file_digest(Path(sys.argv[1]) / source)\n"
+        "job = CurateJob(job_id='a', source_path=source, source_digest=digest, span=Span(), key='k', target=target)\n"
         "Curator(CurateConfig(crop_px=96), Path(sys.argv[1]))(job)\n"
     )
     environment = {**os.environ, "DUALFORCE_KILL_AT": moment}
@@ -255,7 +295,8 @@ def test_every_real_clip_ends_sensibly(shared: Path, tmp_path: Path) -> None:
     for number, path in enumerate(sorted(item for item in folder.rglob("*.*") if item.is_file())):
         name, span = str(path.relative_to(folder)), Span(start_s=0, end_s=4)
         target = f"{number}.mp4"
-        job = CurateJob(job_id="a", source_path=str(path), source_digest="0", span=span, key="k", target=target)
+        given = storage.file_digest(path)
+        job = CurateJob(job_id="a", source_path=str(path), source_digest=given, span=span, key="k", target=target)
         try:
             outcomes[name] = Curated.model_validate(worker(job))
         except Impossible as error:

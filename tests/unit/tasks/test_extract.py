@@ -10,7 +10,7 @@ from dualforce_model import media, storage
 from dualforce_model.schema import check_feature, check_shapes
 from tasks.extract import ExtractConfig, ExtractJob, ExtractWorker, load_part, wanted_features
 from tasks.extractors import CropMedia, StructureConfig
-from tasks.records import Impossible, Reason
+from tasks.records import Reason, Temporary
 
 FRAMES = 21
 
@@ -104,15 +104,25 @@ def test_video_alone_needs_no_sound(tmp_path: Path) -> None:
     media.write_video(path, np.full((5, 32, 32, 3), 99, np.uint8), None)
     config = ExtractConfig(modalities=("video",))
     assert set(_worker(tmp_path, config)(_job(path, config))) == {"video"}
-    with pytest.raises(Impossible) as caught:
-        _worker(tmp_path)(_job(path, ExtractConfig()))
-    assert caught.value.reason == Reason.NO_SOUND
+
+
+def test_without_sound_only_what_needs_sound_is_impossible(tmp_path: Path) -> None:
+    path = tmp_path / "media/crops/a.mp4"
+    media.write_video(path, np.full((5, 32, 32, 3), 99, np.uint8), None)
+    value = _worker(tmp_path)(_job(path, ExtractConfig()))
+    assert value["audio"] == {"reason": Reason.NO_SOUND, "measured": "the crop has no sound stream"}
+    for modality in ("video", "structure"):
+        check_feature(modality, "clip-1", load_part(tmp_path / "parts" / value[modality]["part"]))
+    assert _worker(tmp_path)(_job(path, ExtractConfig(), ("audio",))) == {"audio": value["audio"]}
 
 
 def test_a_crop_that_changed_is_refused(tmp_path: Path, crop: Path) -> None:
     job = _job(crop, ExtractConfig())
     media.write_video(crop, np.full((5, 32, 32, 3), 99, np.uint8), np.zeros(3200, np.float32))
-    with pytest.raises(ValueError, match=r"clip-1: the crop .* has digest"):
+    with pytest.raises(Temporary, match=r"clip-1: the crop .*crops/a\.mp4 is not the one .*`dualforce rerun` makes it"):
+        _worker(tmp_path)(job)
+    crop.unlink()
+    with pytest.raises(Temporary, match=r"crops/a\.mp4 is gone"):
         _worker(tmp_path)(job)
 
 

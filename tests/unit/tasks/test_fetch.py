@@ -29,7 +29,7 @@ def test_a_local_video_stays_where_it_is(tmp_path: Path, folder: Path) -> None:
     assert Path(found.path) == path
     assert tmp_path / "media" / found.path == path
     assert found.digest == storage.file_digest(path)
-    assert (found.num_bytes, found.has_sound) == (path.stat().st_size, True)
+    assert (found.num_bytes, found.mtime_ns, found.has_sound) == (path.stat().st_size, path.stat().st_mtime_ns, True)
     assert not (tmp_path / "media").exists()
 
 

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from dualforce_model.checkpoint import CheckpointError
+from dualforce_model.diffusion.prediction import Spread
+from dualforce_model.diffusion.sampler import SamplerConfig
 from dualforce_model.errors import InputError
 from dualforce_model.media import write_image, write_video, write_wav
 from dualforce_model.storage import file_digest, write_json
+from dualforce_model.train_config import Diffusion, Encoders, PictureSize, PipelineRecord
 from tasks.curation import CurateConfig
 from tasks.generation import (
     MANIFEST,
@@ -16,6 +19,7 @@ from tasks.generation import (
     Generated,
     GeneratedItem,
     GenerateItem,
+    crop_for,
     generate,
     item_key,
     read_generated,
@@ -67,6 +71,26 @@ def test_the_key_covers_inputs_and_settings_but_not_how_they_are_batched(face: P
 def test_two_videos_of_one_name_are_refused_before_anything_is_loaded(face: Path) -> None:
     with pytest.raises(InputError, match="names must differ"):
         generate(face / "nowhere", [item(face), item(face)], face / "out", GenerateConfig())
+
+
+RECORD = PipelineRecord(
+    format=2,
+    encoders=Encoders(),
+    diffusion=Diffusion(),
+    sampler=SamplerConfig(),
+    size=PictureSize(crop_px=96, latent_px=12),
+    spread=Spread(video=(1.0,), structure=(1.0,)),
+    statistics={},
+    snapshot_id="s",
+)
+
+
+def test_references_are_cropped_at_the_size_that_was_trained_on() -> None:
+    assert crop_for(RECORD, GenerateConfig()).crop_px == 96
+    other = CurateConfig(crop_px=128)
+    with pytest.raises(InputError, match="crops of 128 px: the checkpoint was trained on 96 px"):
+        crop_for(RECORD, GenerateConfig(crop=other))
+    assert crop_for(RECORD, GenerateConfig(crop=other, other_size=True)) == other
 
 
 @pytest.fixture

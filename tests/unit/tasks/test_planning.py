@@ -48,6 +48,18 @@ def test_every_wanted_id_is_in_exactly_one_group(
         assert list(getattr(planned, group)) == sorted(getattr(planned, group), key=order.index)
 
 
+@given(WANTED, ROWS, st.sets(NAMES), st.booleans())
+def test_what_was_lost_is_made_again_and_nothing_else_moves(
+    wanted: dict[str, str], rows: dict[str, Row], lost: set[str], rerun: bool
+) -> None:
+    plain, planned = plan(wanted, rows, rerun=rerun), plan(wanted, rows, rerun=rerun, lost=lost)
+    assert set(planned.lost) == set(plain.done) & lost
+    assert planned.todo == plain.todo + planned.lost
+    assert set(planned.done) == set(plain.done) - lost
+    for group in set(Plan.model_fields) - {"done", "lost"}:
+        assert getattr(planned, group) == getattr(plain, group)
+
+
 @given(WANTED, ROWS, st.integers(1, 4), st.booleans())
 def test_each_group_means_what_it_says(
     wanted: dict[str, str], rows: dict[str, Row], attempts: int, rerun: bool

@@ -264,11 +264,13 @@ def test_workers_killed_while_idle_charge_nobody(open_pool: Open, tmp_path: Path
 
 def test_warm_workers_serve_and_another_spec_takes_their_place(open_pool: Open, tmp_path: Path) -> None:
     pool = open_pool()
-    pool.warm(spec(tmp_path))
-    assert len(by_id(pool.run(spec(tmp_path), [job("a"), job("b")]))) == 2
+    first = by_id(pool.run(spec(tmp_path), [job("a", "sleep=0.2"), job("b", "sleep=0.2")]))
+    again = by_id(pool.run(spec(tmp_path), [job("c"), job("d")]))
+    pids = [{attempt.value["pid"] for attempt in found.values() if attempt.value} for found in (first, again)]
+    assert pids[1] <= pids[0], "workers outlive a run"
     other = tmp_path / "other"
     other.mkdir()
-    found = by_id(pool.run(spec(other), [job(f"c{number}") for number in range(5)]))
+    found = by_id(pool.run(spec(other), [job(f"e{number}") for number in range(5)]))
     assert all(attempt.value and attempt.value["pid"] in loaded(other) for attempt in found.values())
 
 

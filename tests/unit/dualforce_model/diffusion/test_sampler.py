@@ -14,7 +14,7 @@ from dualforce_model.model import DualForce, ModelConfig
 from dualforce_model.towers import StructureTowerConfig, VideoTowerConfig
 
 CONFIG = ModelConfig(
-    video=VideoTowerConfig(heads=2, head_dim=8, layers=2, ffn_dim=16, freq_dim=8, latent_channels=3),
+    video=VideoTowerConfig(heads=2, head_dim=8, layers=2, ffn_dim=16, freq_dim=8, latent_channels=3, patch_px=(2, 2)),
     structure=StructureTowerConfig(heads=2, head_dim=8, layers=2, ffn_dim=16, freq_dim=8, entries=5, sink_tokens=1),
     bridge=BridgeConfig(depth=2, condition_dim=8),
     audio=AudioConfig(layers=2, features=6, slot_dim=4, context_dim=8, look_ahead_steps=1),

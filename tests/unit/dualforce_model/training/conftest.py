@@ -81,7 +81,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
         for name in made
     ]
     split = SplitConfig(validation=0.2, salt="b")
-    snapshot = build_snapshot(store, candidates, Policy(name="open"), "set", split=split).snapshot
+    made_by = {each.modality: each.fingerprint() for each in (DctVideoCodec(), FaceDctStructure(), LogMel())}
+    snapshot = build_snapshot(store, candidates, Policy(name="open"), "set", split=split, encoders=made_by).snapshot
     assert snapshot.splits["validation"]
     return SETTINGS.resolve(str(folder), snapshot.id)
 

@@ -1,5 +1,6 @@
 """The pipeline: lengths, batches, streams, round trips, refusals."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -106,4 +107,23 @@ def test_lists_must_match(pipe: DualForcePipeline) -> None:
 
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no pipeline\.json"):
+        DualForcePipeline.from_pretrained(tmp_path)
+
+
+def test_a_checkpoint_knows_the_crops_it_was_trained_on(pipe: DualForcePipeline) -> None:
+    assert (pipe.record.size.crop_px, pipe.record.size.latent_px) == (SIDE_PX, SIDE_PX // 8)
+    small = picture()[:16, :16]
+    with pytest.raises(GenerationInputError, match="16 pixels: the model was trained on crops of 32"):
+        pipe(small, sound(5))
+    with pytest.raises(GenerationInputError, match="trained on crops of 32"):
+        next(pipe.stream(small, sound(5)))
+    assert pipe(small, sound(5), num_inference_steps=1, other_size=True).shape == (5, 16, 16, 3)
+
+
+def test_a_record_of_before_sizes_were_kept_is_refused(pipe: DualForcePipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path)
+    record = json.loads((tmp_path / "pipeline.json").read_text())
+    del record["format"], record["size"]
+    (tmp_path / "pipeline.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=r"record of format 1, this version reads 2 .*train again"):
         DualForcePipeline.from_pretrained(tmp_path)

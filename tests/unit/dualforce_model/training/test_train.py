@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from dualforce_model import checkpoint
 from dualforce_model.config import ConfigError
+from dualforce_model.encoders import EncoderChoice
 from dualforce_model.optimisation import OptimizerConfig
 from dualforce_model.train import train
 from dualforce_model.train_config import TrainConfig
@@ -69,6 +70,18 @@ def test_a_run_repeats_bit_for_bit_and_a_stopped_one_resumes_bit_exactly(config:
     assert train(config, broken, StopSignal()).step == 6
     assert files_of(whole, 6) == files_of(broken, 6)
     assert losses(whole) == losses(broken)
+
+
+def test_stopped_before_its_first_step_a_run_saves_nothing_and_starts_afresh(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    whole, early = tmp_path / "whole", tmp_path / "early"
+    stopped = train(config, early, StopAfter(0))
+    assert (stopped.resumable, stopped.step, stopped.checkpoint) == (True, 0, None)
+    assert not checkpoint.list_checkpoints(early)
+    assert train(config, early, StopSignal()).step == 6
+    train(config, whole, StopSignal())
+    assert files_of(whole, 6) == files_of(early, 6)
 
 
 def test_resuming_passes_over_a_damaged_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
@@ -127,6 +140,16 @@ def test_silence_is_dropped_in_per_sample(config: TrainConfig, tmp_path: Path) -
 def test_video_alone_can_be_trained(config: TrainConfig, run_folder: Path) -> None:
     model = config.model.model_copy(update={"structure": None, "audio": None})
     assert train(config.model_copy(update={"model": model, "steps": 2}), run_folder, StopSignal()).step == 2
+
+
+def test_other_encoders_than_the_snapshots_are_refused_by_name(config: TrainConfig, run_folder: Path) -> None:
+    other = config.encoders.model_copy(update={"structure": EncoderChoice(name="face_dct", config={"num_mouth": 5})})
+    with pytest.raises(ConfigError, match=r"encoders\.structure: face_dct .*did not make the structure of snapshot"):
+        train(config.model_copy(update={"encoders": other}), run_folder, StopSignal())
+    assert json.loads((run_folder / "run_state.json").read_text())["resumable"] is False
+    model = config.model.model_copy(update={"structure": None})
+    alone = config.model_copy(update={"encoders": other, "model": model, "steps": 1})
+    assert train(alone, run_folder, StopSignal()).step == 1, "what the model does not use may be any encoder"
 
 
 def test_draws_are_numbered_through_the_run() -> None:

@@ -1,0 +1,63 @@
+"""What a rerun takes up: clips that were named, that failed, or that lost what they had, and the videos these need."""
+
+from collections.abc import Collection
+
+from dualforce_model.config import Frozen
+from tasks.acquiring import AcquireWork
+from tasks.curating import CurateWork
+from tasks.extracting import ExtractWork
+from tasks.ledger import Ledger
+from tasks.progress import Progress
+from tasks.records import Stage
+from tasks.stages import Selection, StageConfig, is_lost, plan_stage, target_id
+from tasks.work import Work
+
+
+class Lost(Frozen):
+    """Clips whose results are gone or damaged although the ledger calls them done."""
+
+    crops: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset()
+
+
+def find_lost(curating: CurateWork, extracting: ExtractWork, ledger: Ledger) -> Lost:
+    """Look after every crop and every feature; reads all of them."""
+    return Lost(crops=_lost_clips(curating, ledger), features=_lost_clips(extracting, ledger))
+
+
+def _lost_clips(work: Work, ledger: Ledger) -> frozenset[str]:
+    rows = {target_id(row): row for row in ledger.rows(work.place.dataset, stage=work.stage, state="done")}
+    held = [target for target in work.targets() if target.id in rows]
+    lost = set[str]()
+    with Progress(f"inspect-{work.stage}", len(held), "file") as progress:
+        for target in held:
+            gone = is_lost(work, target.key, rows[target.id])
+            progress.ended([target.id], "lost" if gone else "sound")
+            lost |= {target.clip_id} if gone else set()
+    return frozenset(lost)
+
+
+def with_pieces(ledger: Ledger, dataset: str, clip_ids: Collection[str]) -> frozenset[str]:
+    """These clips and the pieces cut from them."""
+    pieces = {clip.clip_id for clip in ledger.clips(dataset) if clip.parent_id in clip_ids}
+    return frozenset(clip_ids) | pieces
+
+
+def selections(
+    acquiring: AcquireWork, curating: CurateWork, ledger: Ledger, config: StageConfig, tried: frozenset[str], lost: Lost
+) -> dict[Stage, Selection]:
+    """What each stage takes up so that all that was tried and lost is whole again.
+
+    A video that is gone comes down again only if a crop must be made of it: it may have been deleted to save space.
+    """
+    dataset = acquiring.place.dataset
+    crops = Selection(again=tried | lost.crops)
+    _, to_crop = plan_stage(curating, ledger, config, crops)
+    videos = {curating.clips[target.clip_id].video_id for target in to_crop}
+    here = {row.clip_id for row in ledger.rows(dataset, stage=Stage.ACQUIRE, state="done")}
+    needed = {clip_id for clip_id, clip in acquiring.clips.items() if clip.video_id in videos}
+    return {
+        Stage.ACQUIRE: Selection(again=frozenset(needed | (tried - here))),
+        Stage.CURATE: crops,
+        Stage.EXTRACT: Selection(again=tried | lost.crops | lost.features),
+    }
