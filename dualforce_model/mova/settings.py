@@ -1,0 +1,164 @@
+"""What a MOVA checkpoint says of itself: one model per component's JSON file, and no defaults.
+
+The code that wrote the release has defaults that differ from the release in a dozen places, so a missing field is an
+error here, never a guess. Fields that we do not name are the release's own bookkeeping and are left alone.
+"""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dualforce_model.bridge import Strategy
+
+
+class Settings(BaseModel):
+    """Base of a component's settings: immutable; fields of the file that are not named here are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    inert: ClassVar[dict[str, Any]] = {}  # fields that must have this value where the file has them at all
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inert_fields(cls, data: Any) -> Any:
+        for name, value in cls.inert.items():
+            if isinstance(data, dict) and data.get(name, value) != value:
+                raise ValueError(f"{name} is {data[name]!r}; only {value!r} is supported, as in MOVA-360p")
+        return data
+
+
+class WanTowerSettings(Settings):
+    """What both towers have."""
+
+    inert = {
+        "has_image_input": False,
+        "has_image_pos_emb": False,
+        "has_ref_conv": False,
+        "add_control_adapter": False,
+        "seperated_timestep": False,
+        "fuse_vae_embedding_in_latents": False,
+    }
+    dim: int = Field(ge=1, description="width of the tower")
+    in_dim: int = Field(ge=1, description="channels in")
+    out_dim: int = Field(ge=1, description="channels out")
+    ffn_dim: int = Field(ge=1, description="inner width of the feed-forward nets")
+    text_dim: int = Field(ge=1, description="width of prompt embeddings")
+    freq_dim: int = Field(ge=2, multiple_of=2, description="width of the timestep's sinusoid")
+    num_heads: int = Field(ge=1, description="attention heads")
+    num_layers: int = Field(ge=1, le=1000, description="blocks")
+    eps: float = Field(gt=0, description="of every norm")
+    require_clip_embedding: Literal[False] = Field(description="image features through cross-attention")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.dim // self.num_heads
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> "WanTowerSettings":
+        if self.dim % (2 * self.num_heads):
+            raise ValueError(f"dim {self.dim} does not divide into {self.num_heads} heads of even width")
+        return self
+
+
+class TowerSettings(WanTowerSettings):
+    """A video tower."""
+
+    patch_size: tuple[Literal[1], int, int] = Field(description="frames, rows, columns of latent pixels per token")
+    require_vae_embedding: Literal[True] = Field(description="first frame on further input channels")
+
+
+class AudioTowerSettings(WanTowerSettings):
+    """The audio tower."""
+
+    patch_size: tuple[Literal[1]] = Field(description="latents per token")
+    vae_type: Literal["dac"] = Field(description="which audio latents; decides the positions")
+
+
+class BridgeSettings(Settings):
+    """The bridge."""
+
+    visual_layers: int = Field(ge=1, description="blocks of the video towers")
+    audio_layers: int = Field(ge=1, description="blocks of the audio tower")
+    visual_hidden_dim: int = Field(ge=1, description="width of the video towers")
+    audio_hidden_dim: int = Field(ge=1, description="width of the audio tower")
+    audio_fps: float = Field(gt=0, description="audio tokens per second")
+    head_dim: int = Field(ge=2, multiple_of=2, description="width of a head, on both sides")
+    interaction_strategy: Strategy = Field(description="which layers exchange")
+    apply_cross_rope: bool = Field(description="whether the exchange knows times")
+    apply_first_frame_bias_in_rope: bool = Field(description="whether the first latent frame is one pixel frame long")
+    trainable_condition_scale: Literal[False] = Field(description="a scale that upstream never applies")
+    pooled_adaln: Literal[False] = Field(description="audio modulated by pooled video")
+
+
+class SoundVaeSettings(Settings):
+    """The audio VAE."""
+
+    encoder_dim: int = Field(ge=1, description="channels of the first encoder layer")
+    encoder_rates: tuple[int, ...] = Field(min_length=1, description="strides of the encoder")
+    decoder_dim: int = Field(ge=1, description="channels of the first decoder layer")
+    decoder_rates: tuple[int, ...] = Field(min_length=1, description="strides of the decoder")
+    latent_dim: int = Field(ge=1, description="channels of a latent")
+    sample_rate: int = Field(ge=1, description="samples per second")
+    continuous: Literal[True] = Field(description="Gaussian latents, no code books")
+
+    @property
+    def hop(self) -> int:
+        """Samples per latent."""
+        product = 1
+        for rate in self.encoder_rates:
+            product *= rate
+        return product
+
+
+class VideoVaeSettings(Settings):
+    """The Wan video VAE. Settings that newer releases of diffusers added are absent from older files: see `json`."""
+
+    base_dim: int = Field(ge=1, description="channels of the first layer")
+    z_dim: int = Field(ge=1, description="channels of a latent")
+    dim_mult: tuple[int, ...] = Field(min_length=1, description="widths of the levels")
+    num_res_blocks: int = Field(ge=1, description="residual blocks per level")
+    attn_scales: tuple[float, ...] = Field(description="levels with attention")
+    temperal_downsample: tuple[bool, ...] = Field(description="which levels halve time (diffusers' spelling)")
+    latents_mean: tuple[float, ...] = Field(description="per channel")
+    latents_std: tuple[float, ...] = Field(description="per channel")
+
+    @model_validator(mode="after")
+    def _one_number_per_channel(self) -> "VideoVaeSettings":
+        if not len(self.latents_mean) == len(self.latents_std) == self.z_dim:
+            raise ValueError(f"latents_mean and latents_std must have z_dim ({self.z_dim}) entries")
+        return self
+
+
+class TextEncoderSettings(Settings):
+    """UMT5's encoder."""
+
+    d_model: int = Field(ge=1, description="width")
+    d_kv: int = Field(ge=1, description="width of a head")
+    d_ff: int = Field(ge=1, description="inner width of the feed-forward nets")
+    num_heads: int = Field(ge=1, description="attention heads")
+    num_layers: int = Field(ge=1, le=1000, description="blocks")
+    vocab_size: int = Field(ge=1, description="entries of the vocabulary")
+    relative_attention_num_buckets: int = Field(ge=1, description="entries of a position table")
+
+
+class ScheduleSettings(Settings):
+    """The noise schedule of both modalities."""
+
+    inert = {
+        "inverse_timesteps": False,
+        "reverse_sigmas": False,
+        "exponential_shift": False,
+        "shift_terminal": None,
+    }
+    shift: float = Field(gt=0, le=100, description="s of both modalities")
+    sigma_max: float = Field(gt=0, le=1, description="level of u at the start")
+    sigma_min: float = Field(ge=0, lt=1, description="level of u at the end")
+    extra_one_step: bool = Field(description="n+1 values of u, the last left out")
+    num_train_timesteps: int = Field(ge=1, le=100_000, description="entries of the table, and timesteps per level 1")
+
+
+class IndexFile(Settings):
+    """model_index.json: which components there are, and where the experts change."""
+
+    boundary_ratio: float = Field(gt=0, lt=1, description="video level under which the second expert takes over")
+    audio_vae_type: Literal["dac"] = Field(description="which audio latents")
