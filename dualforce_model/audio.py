@@ -108,7 +108,7 @@ class AudioAttention(nn.Module):
     """One layer of one tower listening: x + gate * attention(norm(x), context). The gate is exactly 0 at the start."""
 
     def __init__(self, dim: int, heads: int, context_dim: int, per_frame: bool) -> None:
-        """`per_frame`: the tower has one token per pixel frame, each at its own time."""
+        """`per_frame`: the tower's tokens stand at the times of their pixel frames."""
         super().__init__()
         self.per_frame = per_frame
         self.norm = FP32LayerNorm(dim, eps=1e-6)
@@ -125,12 +125,13 @@ class AudioAttention(nn.Module):
         self, x: Float[Tensor, "b s n d"], context: AudioContext, steps: tuple[int, ...]
     ) -> Float[Tensor, "b s n d"]:
         """Tokens of each step after listening to their step's context."""
-        turn = offset_rotation(steps, self.attn.head_dim, x.device, THETA)
+        dim, device = self.attn.head_dim, x.device
+        own_time = offset_rotation(steps, dim, device, THETA, tokens=x.shape[2]) if self.per_frame else None
         heard = self.attn(
             self.norm(x),
             context.frames if self.per_frame else context.mixed,
-            query_rotary_emb=turn if self.per_frame else None,
-            key_rotary_emb=turn,
+            query_rotary_emb=own_time,
+            key_rotary_emb=offset_rotation(steps, dim, device, THETA),
         )
         return (x.float() + GATE_SPEED * self.gate.float() * heard.float()).type_as(x)
 
@@ -140,6 +141,7 @@ class Listening(nn.Module):
 
     def __init__(self, config: AudioConfig, towers: Mapping[str, TowerConfig]) -> None:
         super().__init__()
+        self.gradient_checkpointing = False  # diffusers' `enable_gradient_checkpointing` looks for it
         self.encoder = AudioEncoder(config)
         self.towers = nn.ModuleDict({name: _layers(config, name, tower) for name, tower in towers.items()})
 
@@ -158,7 +160,14 @@ class Listening(nn.Module):
     ) -> Float[Tensor, "b s n d"]:
         """Listen in one layer of a tower; deeper layers leave the tokens as they are."""
         layers = self.towers[tower]
-        return layers[layer](x, context, steps) if layer < len(layers) else x
+        if layer >= len(layers):
+            return x
+        heard: Tensor
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            heard = self._gradient_checkpointing_func(layers[layer], x, context, steps)
+        else:
+            heard = layers[layer](x, context, steps)
+        return heard
 
 
 def _layers(config: AudioConfig, name: str, tower: TowerConfig) -> nn.ModuleList:

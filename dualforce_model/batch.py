@@ -4,7 +4,7 @@ Legend: b batch, s steps, c latent channels, 4 structure entries and 8 audio slo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dualforce_model import clock
+from dualforce_model.flame import NUM_MOTION
 from dualforce_model.model import ModelConfig
 
 Sample = Mapping[str, Tensor | np.ndarray]  # one clip's window: the batch's fields without the batch axis
@@ -30,10 +31,18 @@ class TalkingHeadBatch:
     positions: Int[Tensor, "b s"]
     audio_mask: Bool[Tensor, "b s 8"]
     weights: Float[Tensor, " b"]
+    flame: Float[Tensor, "b s 4 56"] | None = None
+    """FLAME motion, standardised; None: the data have no FLAME parameters."""
 
     def __post_init__(self) -> None:
-        self._check_axis(1, "steps", STEPPED)
-        self._check_axis(0, "clips", tuple(field.name for field in fields(self)))
+        given = self._given()
+        self._check_axis(1, "steps", tuple(name for name in (*STEPPED, "flame") if name in given))
+        self._check_axis(0, "clips", tuple(given))
+        if self.flame is not None and self.flame.shape[2:] != (clock.FRAMES_PER_STEP, NUM_MOTION):
+            raise ValueError(
+                f"flame has the shape {tuple(self.flame.shape)}: expected [clips, steps, {clock.FRAMES_PER_STEP}, "
+                f"{NUM_MOTION}]"
+            )
         for name, entries in (("structure", clock.FRAMES_PER_STEP), ("audio", clock.SLOTS_PER_STEP)):
             found = getattr(self, name).shape
             if len(found) != 4 or found[2] != entries:
@@ -70,15 +79,21 @@ class TalkingHeadBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TalkingHeadBatch":
         """The batch on another device."""
-        moved = {field.name: getattr(self, field.name).to(device, non_blocking=non_blocking) for field in fields(self)}
+        moved = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in self._given().items()}
         return replace(self, **moved)
+
+    def _given(self) -> dict[str, Tensor]:
+        """The fields that are there."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @classmethod
     def stack(cls, samples: Sequence[Sample]) -> "TalkingHeadBatch":
         """Batch of samples, each a mapping from field name to a tensor without the batch axis."""
         if not samples:
             raise ValueError("no samples: a batch has at least one")
-        names = [field.name for field in fields(cls)]
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        names = [field.name for field in fields(cls) if field.name in needed | set(samples[0])]
         for sample in samples:
             if set(sample) != set(names):
                 raise ValueError(f"a sample has the fields {sorted(sample)}: expected {sorted(names)}")

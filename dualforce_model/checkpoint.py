@@ -2,8 +2,9 @@
 
     <run>/checkpoints/step-00000020/
         model/         what `DualForce.from_pretrained` reads: config.json, weights, averaged weights (variant "ema")
+        judges.safetensors       what judged the model in training, if anything did
         optimizer.safetensors    moments, named "<moment>/<parameter>"
-        *.json         records: training configuration, statistics, encoders
+        *.json         records: training configuration, statistics, encoders, what the weights started from
         state.json     step, identity of the run, size and digest of every other file; written last
 
 A checkpoint is written under a temporary name and renamed. It is valid when state.json is there and every file it names
@@ -16,7 +17,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ EMA_VARIANT = "ema"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 EMA_NAME = f"diffusion_pytorch_model.{EMA_VARIANT}.safetensors"
 OPTIMIZER_NAME = "optimizer.safetensors"
+JUDGES_NAME = "judges.safetensors"
 _NAME = re.compile(r"^step-(\d{8,})$")
 
 
@@ -63,13 +65,14 @@ class CheckpointState(Frozen):
 
 @dataclass(frozen=True)
 class Content:
-    """What goes into a checkpoint: the model's configuration, weights, averaged weights, moments and records."""
+    """What goes into a checkpoint: the model's configuration, weights, averaged weights, moments, records, judges."""
 
     save_config: Callable[[Path], None]
     weights: Mapping[str, Tensor]
     ema: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     records: Mapping[str, Frozen]
+    judges: Mapping[str, Tensor] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """All parts but state.json. The model's folder is what its `from_pretrained` reads, also with variant "ema"."""
@@ -79,6 +82,8 @@ class Content:
         _save_tensors(self.weights, model / WEIGHTS_NAME)
         _save_tensors(self.ema, model / EMA_NAME)
         _save_tensors(self.optimizer, folder / OPTIMIZER_NAME)
+        if self.judges:
+            _save_tensors(self.judges, folder / JUDGES_NAME)
         for name, record in self.records.items():
             write_json(folder / f"{name}.json", record.model_dump(mode="json"))
 

@@ -75,10 +75,13 @@ def video_time(step: int) -> float:
     return 0.0 if step == 0 else FRAMES_PER_STEP * step - 1.5
 
 
-def structure_times(step: int) -> tuple[float, ...]:
-    """Positions of the four structure entries of a step, in frames."""
-    frames = frames_of_step(step)
-    return (0.0,) * FRAMES_PER_STEP if step == 0 else tuple(float(frame) for frame in frames)
+def structure_times(step: int, tokens: int = FRAMES_PER_STEP) -> tuple[float, ...]:
+    """Positions of a step's structure tokens, in frames: one per frame, several, or one for some consecutive frames."""
+    frames = (0,) * FRAMES_PER_STEP if step == 0 else tuple(frames_of_step(step))
+    if tokens >= FRAMES_PER_STEP:
+        return tuple(float(frame) for frame in frames for _ in range(tokens // FRAMES_PER_STEP))
+    shared = FRAMES_PER_STEP // tokens
+    return tuple(sum(frames[first : first + shared]) / shared for first in range(0, FRAMES_PER_STEP, shared))
 
 
 def fold_structure(x_tm: ArrayT) -> ArrayT:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32
 
-from dualforce_model import clock
+from dualforce_model import clock, flame
 from dualforce_model.batch import Sample
 from dualforce_model.diffusion.noise import keyed_generator
 from dualforce_model.errors import InputError
@@ -89,7 +89,7 @@ class SnapshotDataset:
         stop = start + self.num_steps - 1
         weight = 1.0 if self.split == "train" else row.weight
         shown = self._latents(row, "references", reference, reference + 1)
-        return {
+        sample: dict[str, np.ndarray] = {
             "video": np.concatenate([shown, self._latents(row, "latents", start, stop)]),
             "structure": self._structure(row, start, stop, reference),
             "audio": self._audio(row, start, stop),
@@ -98,6 +98,10 @@ class SnapshotDataset:
             "audio_mask": self._audio_mask(),
             "weights": np.array(weight, dtype=np.float32),
         }
+        if "flame" in self.modalities:
+            parameters = self._frames(row, "flame", "parameters", start, stop, reference)
+            sample["flame"] = clock.fold_structure(flame.motion(parameters))
+        return sample
 
     # ------------------------------------------------------------------------------------------------ which clip
 
@@ -123,16 +127,19 @@ class SnapshotDataset:
         """Standardised: the reference's frame, then those of the steps; without structure zeros, m = 1."""
         if "structure" not in self.modalities:
             return np.zeros((self.num_steps, clock.FRAMES_PER_STEP, 1), dtype=np.float32)
-        frame = int(self._read(row, "video", "reference_frames", reference, reference + 1)[0])
-        first, last = clock.frames_of_step(start).start, clock.frames_of_step(stop - 1).stop
-        motion = np.concatenate(
-            [
-                self._read(row, "structure", "motion", frame, frame + 1),
-                self._read(row, "structure", "motion", first, last),
-            ]
-        )
-        folded: np.ndarray = clock.fold_structure(self.snapshot.statistics["structure.motion"].standardise(motion))
+        folded: np.ndarray = clock.fold_structure(self._frames(row, "structure", "motion", start, stop, reference))
         return folded
+
+    def _frames(
+        self, row: SnapshotRow, modality: str, name: str, start: int, stop: int, reference: int
+    ) -> Float32[np.ndarray, "t m"]:
+        """Standardised rows per pixel frame: the reference's, then those of the steps."""
+        shown = int(self._read(row, "video", "reference_frames", reference, reference + 1)[0])
+        first, last = clock.frames_of_step(start).start, clock.frames_of_step(stop - 1).stop
+        spans = ((shown, shown + 1), (first, last))
+        rows = np.concatenate([self._read(row, modality, name, *span) for span in spans])
+        standardised: np.ndarray = self.snapshot.statistics[f"{modality}.{name}"].standardise(rows)
+        return standardised
 
     def _audio(self, row: SnapshotRow, start: int, stop: int) -> Float32[np.ndarray, "s 8 a"]:
         """Step 0, a picture, is silent; then the tokens of the steps, on the extractor's own scale."""

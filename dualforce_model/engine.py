@@ -6,12 +6,13 @@ makes it take the very path it takes on GPUs, over gloo: every claim about distr
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -34,13 +35,23 @@ def make_accelerator(run_folder: Path, precision: Precision) -> Accelerator:
     """The accelerator of this process: trackers in the run's folder, bf16 arithmetic on CUDA unless told otherwise."""
     connect_cpu_processes()
     wanted = ("bf16" if torch.cuda.is_available() else "fp32") if precision == "auto" else precision
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision="no" if wanted == "fp32" else "bf16",
         log_with="tensorboard",
         project_dir=str(run_folder),
         cpu=not torch.cuda.is_available(),
         step_scheduler_with_optimizer=False,
     )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        _round_weights_alone(accelerator.state.fsdp_plugin)
+    return accelerator
+
+
+def _round_weights_alone(plugin: FullyShardedDataParallelPlugin) -> None:
+    """FSDP would round all that enters or leaves a module to bf16: noise levels, positions, targets, losses."""
+    if plugin.mixed_precision_policy is not None:
+        exact = {"cast_forward_inputs": False, "output_dtype": None}
+        plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **exact)
 
 
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

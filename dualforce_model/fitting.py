@@ -32,9 +32,10 @@ def picture_size(snapshot: Snapshot, encoders: Encoders) -> PictureSize:
 def check_encoders(encoders: Encoders, snapshot: Snapshot, modalities: Sequence[str]) -> None:
     """Raise ConfigError unless the encoders named are those that made the snapshot's features.
 
-    Training would succeed and every video generated with the checkpoint would be noise.
+    Training would succeed and every video generated with the checkpoint would be noise. Modalities that only training
+    reads (flame) have no encoder in a checkpoint.
     """
-    for modality in modalities:
+    for modality in [name for name in modalities if name in Encoders.model_fields]:
         choice: EncoderChoice = getattr(encoders, modality)
         made_by, named = snapshot.modalities[modality].encoder, make_encoder(choice.name, choice.config).fingerprint()
         if not made_by:

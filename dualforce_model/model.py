@@ -4,11 +4,13 @@ Legend: b batch, s steps, c latent channels, 4 structure entries and 8 audio slo
 Velocity: x_sigma = (1 - sigma) x0 + sigma noise, v = noise - x0, so x0 = x_sigma - sigma v.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
+from diffusers.loaders import PeftAdapterMixin
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
@@ -16,7 +18,9 @@ from torch import Tensor
 from dualforce_model.audio import AudioConfig, AudioContext, Listening
 from dualforce_model.bridge import Bridge, BridgeConfig
 from dualforce_model.config import Frozen
+from dualforce_model.errors import InputError
 from dualforce_model.layers.cache import AudioMemory, StepCache
+from dualforce_model.layers.features import Features
 from dualforce_model.layers.masks import StepMask
 from dualforce_model.towers import (
     StructureTower,
@@ -80,13 +84,17 @@ class Velocities(NamedTuple):
     structure: Float[Tensor, "b s 4 m"] | None
 
 
-class DualForce(ModelMixin, ConfigMixin):
+class DualForce(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Both towers, the bridge and the listening layers in one module: one `save_pretrained`, one FSDP root."""
 
     config_name = "config.json"
     _supports_gradient_checkpointing = True
     _no_split_modules = ["StepBlock", "Exchange", "AudioAttention"]
     _repeated_blocks = ["StepBlock"]
+    _keep_in_fp32_modules = [
+        *("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"),  # Wan's own
+        *("norm", "frame_norm", "mix_norm", "gate"),  # of the listening layers
+    ]
 
     def __init__(self, model: ModelConfig | Mapping[str, Any]) -> None:
         """Builds and initialises for training from scratch; draws from torch's global generator."""
@@ -98,6 +106,23 @@ class DualForce(ModelMixin, ConfigMixin):
         self.structure = StructureTower.build(settings.structure) if settings.structure is not None else None
         self.bridge = _make_bridge(settings)
         self.listening = _make_listening(settings)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any) -> Any:
+        """As diffusers reads a folder, except that weights must be all of this model's and no others.
+
+        diffusers would leave missing ones unset with a warning. Raises InputError naming them.
+        """
+        wanted = options.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **options)
+        wrong = {kind: sorted(str(key) for key in info[f"{kind}_keys"]) for kind in ("missing", "unexpected")}
+        if any(wrong.values()):
+            found = ", ".join(f"{len(keys)} {kind} (such as {keys[0]})" for kind, keys in wrong.items() if keys)
+            raise InputError(
+                f"{pretrained_model_name_or_path}: its weights are not those of its configuration: {found}; "
+                "take config.json and weights from one checkpoint"
+            )
+        return (model, info) if wanted else model
 
     def new_cache(self, batch: int, window: int | None = None) -> StepCache:
         """Empty memory for `batch` streams; `window` steps (default: the model's) are kept besides the reference."""
@@ -117,35 +142,41 @@ class DualForce(ModelMixin, ConfigMixin):
         cache: StepCache | None = None,
         commit: bool = False,
         text: Float[Tensor, "b l e"] | None = None,
+        features: Float[Tensor, "b r e"] | None = None,
+        features_mask: Bool[Tensor, "b r"] | None = None,
     ) -> Velocities:
         """Velocities of noisy steps, each at its own noise level.
 
         Without a cache the steps are the whole sequence, the reference (position 0, sigma 0) first. With one they
         follow the committed steps; `commit=True` (clean steps, sigma 0) adds them. Audio may reach past the last step
-        by the look-ahead. `mask` replaces the model's band of `window_steps` (only without a cache).
+        by the look-ahead. `mask` replaces the model's band of `window_steps` (only without a cache). Text and reference
+        features belong to the whole clip; where `features_mask` is False, or all of them are missing, there are none.
         """
         _check_streams(self.settings, video, structure, audio, mask, cache, commit)
+        known = _features(self.settings, features, features_mask)
         steps = mask or (cache.mask(video.shape[1]) if cache is not None else None)
         steps = steps or StepMask.causal(video.shape[1], self.settings.window_steps)
         context = self._hear(audio, audio_mask, positions, cache, commit)
-        seen = self.video.start(video, reference, positions == 0, sigma_video, steps, cache, commit, text)
+        seen = self.video.start(video, reference, positions == 0, sigma_video, steps, cache, commit, text, known)
         felt = self._feel(structure, sigma_structure, steps, cache, commit, text)
-        self._run(seen, felt, context, steps)
+        self._run(seen, felt, context)
         if cache is not None and commit:
             cache.length += video.shape[1]
         if self.structure is None or felt is None:
             return Velocities(self.video.finish(seen), None)
         return Velocities(self.video.finish(seen), self.structure.finish(felt))
 
-    def _run(self, seen: TowerState, felt: TowerState | None, context: AudioContext | None, steps: StepMask) -> None:
+    def _run(self, seen: TowerState, felt: TowerState | None, context: AudioContext | None) -> None:
         """Layer by layer the towers exchange, listen, and run one block each; the deeper tower goes on alone."""
         towers = [(self.video, seen)] + ([(self.structure, felt)] if felt is not None else [])
+        steps, cache, commit = seen.band.mask, seen.band.cache, seen.band.commit
         meeting = None
         if self.bridge is not None and felt is not None:
-            meeting = self.bridge.meet(seen.embedded, felt.embedded)
+            tokens = (seen.x.shape[2], felt.x.shape[2])
+            meeting = self.bridge.meet(seen.embedded, felt.embedded, steps, tokens, cache, commit)
         for layer in range(max(len(tower.blocks) for tower, _ in towers)):
             if self.bridge is not None and felt is not None:
-                seen.x, felt.x = self.bridge(layer, seen.x, felt.x, meeting, steps.queries)
+                seen.x, felt.x = self.bridge(layer, seen.x, felt.x, meeting)
             for tower, state in towers:
                 if layer < len(tower.blocks):
                     if self.listening is not None and context is not None:
@@ -211,6 +242,17 @@ def _make_listening(settings: ModelConfig) -> Listening | None:
     listening = Listening(settings.audio, towers)
     listening.initialise()
     return listening
+
+
+def _features(settings: ModelConfig, features: Tensor | None, mask: Tensor | None) -> Features | None:
+    """Reference features with a mask, all there unless told otherwise."""
+    if features is None:
+        return None
+    width = settings.video.feature_dim
+    if features.shape[-1] != width:
+        raise ValueError(f"reference features of width {features.shape[-1]}: the model takes {width or 'none'}")
+    valid = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device) if mask is None else mask
+    return Features(features, valid)
 
 
 def _check_streams(

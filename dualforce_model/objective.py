@@ -1,57 +1,140 @@
-"""The training objective of one batch of windows: noise in, velocities out, errors per step."""
+"""The training objective of one batch of windows: noise in, velocities out, errors per step, one loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from dualforce_model.batch import TalkingHeadBatch
 from dualforce_model.diffusion.noise import keyed_generator
 from dualforce_model.diffusion.prediction import Reading
+from dualforce_model.diffusion.schedule import expand
 from dualforce_model.diffusion.window import NoisyWindow, SampleKey, make_noisy
-from dualforce_model.losses import StepErrors, flow_matching, predicted_steps
-from dualforce_model.model import Velocities
+from dualforce_model.judges import Counted, Estimates, Judges
+from dualforce_model.losses import (
+    Judged,
+    Losses,
+    StepErrors,
+    clear_steps,
+    flow_matching,
+    predicted_steps,
+    total_loss,
+    trusted_steps,
+)
+from dualforce_model.model import DualForce, Velocities
 from dualforce_model.train_config import TrainSettings
 
 
 class WindowErrors(NamedTuple):
-    """Errors of both modalities of a batch; no structure where the model has none."""
+    """Errors of a batch by loss; nothing where the model, or the run, has no such loss."""
 
     video: StepErrors
     structure: StepErrors | None
+    flame: Judged | None = None
+    lips: Judged | None = None
+
+
+class Outcome(NamedTuple):
+    """What one batch says."""
+
+    errors: WindowErrors
+    losses: Losses
+
+
+class Objective(nn.Module):
+    """The model and its judges in one module: what accelerate prepares, so that one call shards and averages all."""
+
+    def __init__(self, model: DualForce, judges: Judges, settings: TrainSettings, reading: Reading) -> None:
+        super().__init__()
+        self.model, self.judges = model, judges
+        self.settings, self.reading = settings, reading
+        self._no_split_modules = model._no_split_modules  # FSDP asks the module that it is given
+
+    def forward(self, batch: TalkingHeadBatch, keys: Sequence[SampleKey], progress: float) -> Outcome:
+        """Errors and losses of a batch when `progress` (0 .. 1) of the training is done."""
+        errors = window_errors(self.model, batch, keys, self.settings, self.reading, self.judges)
+        variances = self.judges.log_variances
+        return Outcome(errors, total_loss(*errors, self.settings.losses, progress, variances))
 
 
 def window_errors(
-    model: Callable[..., Velocities],
+    model: DualForce,
     batch: TalkingHeadBatch,
     keys: Sequence[SampleKey],
     settings: TrainSettings,
     reading: Reading,
+    judges: Judges | None = None,
 ) -> WindowErrors:
     """Errors of a batch; noise, levels and silence are functions of (seed, key) alone."""
     noisy = make_noisy(batch.video, batch.structure, keys, settings.seed, settings.regime, settings.diffusion.schedule)
-    output = _forward(model, batch, noisy, heard(batch.audio_mask, keys, settings), settings)
-    video = flow_matching(
-        reading.video.velocity(output.video, noisy.video, batch.reference, noisy.sigma_video),
-        batch.video,
-        noisy.noise_video,
-        noisy.sigma_video,
-        predicted_steps(noisy.sigma_video, settings.losses.sigma_power) * batch.weights[:, None],
-        reading.video.weight(batch.video.device),
-    )
+    audio_mask = heard(batch.audio_mask, keys, settings)
+    output = _forward(model, batch, noisy, audio_mask, settings)
+    with torch.autocast(batch.video.device.type, enabled=False):  # errors are small differences: full precision
+        velocities = _velocities(output, batch, noisy, reading)
+        video = flow_matching(
+            velocities.video,
+            batch.video,
+            noisy.noise_video,
+            noisy.sigma_video,
+            predicted_steps(noisy.sigma_video, settings.losses.sigma_power) * batch.weights[:, None],
+            reading.video.weight(batch.video.device),
+        )
+        structure = None
+        if velocities.structure is not None:
+            structure = flow_matching(
+                velocities.structure,
+                batch.structure,
+                noisy.noise_structure,
+                noisy.sigma_structure,
+                predicted_steps(noisy.sigma_structure, settings.losses.sigma_power) * batch.weights[:, None],
+                reading.structure.weight(batch.structure.device),
+            )
+        if judges is None:
+            return WindowErrors(video, structure)
+        return WindowErrors(video, structure, *_judged(judges, batch, noisy, velocities, audio_mask.all(2)))
+
+
+def estimate_x0(x_sigma: Tensor, velocity: Tensor, sigma: Float[Tensor, "b s"]) -> Tensor:
+    """x0 = x_sigma - sigma * v."""
+    return x_sigma - expand(sigma, x_sigma) * velocity
+
+
+def _velocities(output: Velocities, batch: TalkingHeadBatch, noisy: NoisyWindow, reading: Reading) -> Velocities:
+    """Velocities in full precision out of whatever the outputs mean."""
+    video = reading.video.velocity(output.video.float(), noisy.video, batch.reference, noisy.sigma_video)
     if output.structure is None:
-        return WindowErrors(video, None)
-    structure = flow_matching(
-        reading.structure.velocity(output.structure, noisy.structure, batch.structure[:, 0], noisy.sigma_structure),
-        batch.structure,
-        noisy.noise_structure,
+        return Velocities(video, None)
+    reference, sigma = batch.structure[:, 0], noisy.sigma_structure
+    return Velocities(video, reading.structure.velocity(output.structure.float(), noisy.structure, reference, sigma))
+
+
+def _judged(
+    judges: Judges,
+    batch: TalkingHeadBatch,
+    noisy: NoisyWindow,
+    velocities: Velocities,
+    audible: Bool[Tensor, "b s"],
+) -> tuple[Judged | None, Judged | None]:
+    """What the judges say of the estimates: FLAME and lips. Step 0 is given, so nobody judges it."""
+    limits, weights = judges.weights, batch.weights[:, None]
+    sees = velocities.structure is not None
+    estimates = Estimates(
+        estimate_x0(noisy.video, velocities.video, noisy.sigma_video),
+        noisy.sigma_video,
+        estimate_x0(noisy.structure, velocities.structure, noisy.sigma_structure) if sees else None,
         noisy.sigma_structure,
-        predicted_steps(noisy.sigma_structure, settings.losses.sigma_power) * batch.weights[:, None],
-        reading.structure.weight(batch.structure.device),
     )
-    return WindowErrors(video, structure)
+    truth = torch.ones_like(noisy.sigma_video)
+    truth[:, 0] = 0
+    trusted = trusted_steps(noisy.sigma_structure, limits.flame_power)
+    clear = clear_steps(noisy.sigma_video, limits.lips_sigma)
+    on_structure, on_video = (Counted(estimate * weights, truth * weights) for estimate in (trusted, clear))
+    return (
+        judges.judge_flame(estimates, batch.structure, batch.flame, on_structure),
+        judges.judge_lips(estimates, batch.video, batch.audio, audible, on_video),
+    )
 
 
 def heard(mask: Bool[Tensor, "b s 8"], keys: Sequence[SampleKey], settings: TrainSettings) -> Bool[Tensor, "b s 8"]:
@@ -64,7 +147,7 @@ def heard(mask: Bool[Tensor, "b s 8"], keys: Sequence[SampleKey], settings: Trai
 
 
 def _forward(
-    model: Callable[..., Velocities],
+    model: DualForce,
     batch: TalkingHeadBatch,
     noisy: NoisyWindow,
     audio_mask: Bool[Tensor, "b s 8"],
@@ -72,13 +155,18 @@ def _forward(
 ) -> Velocities:
     """The network on noisy windows; streams that the model has not are left out."""
     sees_structure, hears = settings.model.structure is not None, settings.model.audio is not None
-    return model(
-        video=noisy.video,
-        structure=noisy.structure if sees_structure else None,
-        audio=batch.audio if hears else None,
-        reference=batch.reference,
+    # What is masked may hold anything; a NaN that a weight meets makes that weight's gradient NaN, masked or not.
+    audio = torch.where(audio_mask[..., None], batch.audio, torch.zeros((), device=batch.audio.device))
+    # FSDP gathers weights in half precision and is told to cast nothing: noise levels must stay as they are.
+    dtype = model.video.patch_embedding.weight.dtype
+    output: Velocities = model(
+        video=noisy.video.to(dtype),
+        structure=noisy.structure.to(dtype) if sees_structure else None,
+        audio=audio.to(dtype) if hears else None,
+        reference=batch.reference.to(dtype),
         sigma_video=noisy.sigma_video,
         sigma_structure=noisy.sigma_structure if sees_structure else None,
         positions=batch.positions,
         audio_mask=audio_mask if hears else None,
     )
+    return output

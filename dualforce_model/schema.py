@@ -64,6 +64,7 @@ MODALITIES: dict[str, tuple[TensorSpec, ...]] = {
     ),
     "structure": (TensorSpec(name="motion", dtype="float32", num_dims=2, rows="frames"),),
     "audio": (TensorSpec(name="tokens", dtype="float16", num_dims=2, rows="tokens"),),
+    "flame": (TensorSpec(name="parameters", dtype="float32", num_dims=2, rows="frames"),),  # dualforce_model/flame.py
 }
 
 

@@ -1,7 +1,9 @@
 """The two towers: Wan transformers over steps, each step with its own noise level.
 
 A tower runs in three parts, so that another can run beside it: `start` (tokens and modulation), `advance` (one block),
-`finish` (velocity). Legend: b batch, s steps, n tokens per step, d width, c latent channels, m structure entries.
+`finish` (velocity).
+
+Legend: b batch, s steps, n tokens per step, d width, c latent channels, m structure entries, r reference features.
 """
 
 from dataclasses import dataclass
@@ -16,8 +18,9 @@ from torch import Tensor, nn
 
 from dualforce_model.clock import FRAMES_PER_STEP
 from dualforce_model.config import Frozen
-from dualforce_model.layers.attention import Lowered, StepAttention, StepBlock
+from dualforce_model.layers.attention import Band, StepBlock, backend_of
 from dualforce_model.layers.cache import StepCache
+from dualforce_model.layers.features import Features
 from dualforce_model.layers.masks import StepMask
 from dualforce_model.layers.modulation import modulate
 from dualforce_model.layers.rotary import Rotation, still, structure_rotation, video_rotation
@@ -48,14 +51,22 @@ class VideoTowerConfig(TowerConfig):
 
     latent_channels: int = Field(16, ge=1, description="channels of a video latent")
     patch_px: tuple[int, int] = Field((4, 4), description="rows and columns of latent pixels in one token")
+    feature_dim: int = Field(
+        0, ge=0, description="width of reference features (DINOv2, CLIP) of the whole clip; 0: the tower takes none"
+    )
 
 
 class StructureTowerConfig(TowerConfig):
-    """The tower over structure, one token per pixel frame."""
+    """The tower over structure: what comes in and goes out is per pixel frame."""
 
     heads: int = Field(2, ge=1, le=64, description="attention heads")
     ffn_dim: int = Field(256, ge=8, description="inner width of the feed-forward nets")
     entries: int = Field(32, ge=1, description="numbers per pixel frame")
+    tokens_per_step: Literal[1, 2, 4, 8, 16] = Field(
+        4,
+        description="4: a token per pixel frame; 8, 16: two or four per frame, each with weights of its own; "
+        "2, 1: a token for two or all four frames of the step",
+    )
     sink_tokens: int = Field(
         2, ge=0, le=16, description="learned tokens that every step sees; they steady sparse streams"
     )
@@ -69,19 +80,16 @@ class TowerState:
     embedded: Float[Tensor, "b s d"]
     modulation: Float[Tensor, "b s 6 d"]
     text: Float[Tensor, "b l d"] | None
+    features: Features | None
     grid: Grid
-    mask: Lowered
-    queries: Rotation
-    keys: Rotation
-    clamped: Rotation | None
-    cache: StepCache | None
-    commit: bool
+    band: Band
 
 
 class StepTower(WanTransformer3DModel):
     """`WanTransformer3DModel` with the same configuration and parameter names, run step by step.
 
-    Added settings: `sink_tokens` (learned tokens that all steps see); `text_dim` 0 leaves text attention out.
+    Added settings: `sink_tokens` (learned tokens that all steps see); `tokens_per_patch` (tokens that read the same
+    patch, each with its share of in_channels and out_channels); `text_dim` 0 leaves text attention out.
     """
 
     name: Literal["video", "structure"]
@@ -108,6 +116,7 @@ class StepTower(WanTransformer3DModel):
         rope_max_seq_len: int = 1024,
         pos_embed_seq_len: int | None = None,
         sink_tokens: int = 0,
+        tokens_per_patch: int = 1,
     ) -> None:
         super().__init__(
             patch_size, num_attention_heads, attention_head_dim, in_channels, out_channels, text_dim or 1, freq_dim,
@@ -116,10 +125,9 @@ class StepTower(WanTransformer3DModel):
         )  # fmt: skip
         self.register_to_config(num_layers=num_layers, text_dim=text_dim)  # the parent was built without blocks
         dim = num_attention_heads * attention_head_dim
+        told = {"text": text_dim > 0, "features": image_dim is not None}
         self.blocks = nn.ModuleList(
-            StepBlock(
-                dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim, text=text_dim > 0
-            )
+            StepBlock(dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim, **told)
             for _ in range(num_layers)
         )
         self.rope = None  # positions are computed from the mask's places
@@ -139,6 +147,9 @@ class StepTower(WanTransformer3DModel):
         for linear in (self.condition_embedder.time_embedder.linear_1, self.condition_embedder.time_embedder.linear_2):
             nn.init.normal_(linear.weight, std=0.02)
         nn.init.zeros_(self.proj_out.weight)
+        if self.config.image_dim is not None:
+            for block in self.blocks:  # features say nothing yet: the start is that of a tower without them
+                nn.init.zeros_(block.attn2.add_v_proj.weight)
 
     def places(self, steps: tuple[int, ...], grid: Grid, device: torch.device) -> Rotation:
         """Rotation of the tokens of steps at the given places."""
@@ -153,25 +164,33 @@ class StepTower(WanTransformer3DModel):
         cache: StepCache | None,
         commit: bool,
         text: Float[Tensor, "b l e"] | None,
+        features: Features | None = None,
     ) -> TowerState:
-        """Embed noise levels once per step (float32 up to the sinusoid) and lower mask and positions."""
+        """Embed noise levels once per step (float32 up to the sinusoid), conditions once, and positions."""
         embedder, device = self.condition_embedder, tokens.device
         sinusoid = embedder.timesteps_proj(sigma.float().flatten() * TIMESTEPS).unflatten(0, sigma.shape)
         embedded = embedder.time_embedder(sinusoid.to(embedder.time_embedder.linear_1.weight.dtype)).type_as(tokens)
         modulation = embedder.time_proj(embedder.act_fn(embedded)).unflatten(2, (6, -1))
         places, sinks = mask.places, self.config.sink_tokens
-        return TowerState(
-            x=tokens,
-            embedded=embedded,
-            modulation=modulation,
-            text=self._embed_text(text, tokens),
-            grid=grid,
-            mask=Lowered(mask, tokens.shape[2], sinks, device),
+        band = Band(
+            mask=mask,
+            tokens=tokens.shape[2],
+            key_tokens=tokens.shape[2],
             queries=self.places(places.queries, grid, device),
             keys=still(sinks, self.places(places.keys, grid, device)),  # learned sinks stand at place 0
             clamped=None if places.clamped is None else self.places(places.clamped, grid, device),
             cache=cache,
             commit=commit,
+            sinks=sinks,
+        )
+        return TowerState(
+            x=tokens,
+            embedded=embedded,
+            modulation=modulation,
+            text=self._embed_text(text, tokens),
+            features=self._embed_features(features, tokens),
+            grid=grid,
+            band=band,
         )
 
     def _embed_text(self, text: Tensor | None, tokens: Tensor) -> Float[Tensor, "b l d"] | None:
@@ -185,18 +204,25 @@ class StepTower(WanTransformer3DModel):
         embedded: Tensor = embedder(text)
         return embedded
 
+    def _embed_features(self, features: Features | None, tokens: Tensor) -> Features | None:
+        if features is None:
+            return None
+        embedder = self.condition_embedder.image_embedder
+        if embedder is None:
+            raise ValueError(f"the {self.name} tower takes no reference features (feature_dim 0), but some were given")
+        there = torch.where(features.valid[..., None], features.tokens, 0.0)  # what is masked out may hold anything
+        return Features(embedder(there.to(tokens.dtype)), features.valid)
+
     def advance(self, index: int, state: TowerState) -> None:
         """Run one block over the state's tokens."""
-        memory = state.cache.memory(self.name, index) if state.cache is not None else None
-        first_step = state.cache.length if state.cache is not None else 0
-        steps = StepAttention(
-            state.mask, state.queries, state.keys, state.clamped, self.sinks, memory, first_step, state.commit
-        )
         block = self.blocks[index]
+        attention = state.band.attention(self.name, index, backend_of(block.attn1.processor), self.sinks)
+        given = (state.x, state.text, state.modulation, attention, state.features)
         if torch.is_grad_enabled() and self.gradient_checkpointing:
-            state.x = self._gradient_checkpointing_func(block, state.x, state.text, state.modulation, steps)
+            state.x = self._gradient_checkpointing_func(block, *given)
         else:
-            state.x = block(state.x, state.text, state.modulation, steps)
+            state.x = block(*given)
+        state.band.remember(self.name, index, attention)
 
     def project(self, state: TowerState) -> Float[Tensor, "b s n o"]:
         """Head: modulated norm and projection of the tokens."""
@@ -215,7 +241,12 @@ class VideoTower(StepTower):
         """Tower of a configuration, initialised for training from scratch."""
         channels = config.latent_channels
         tower: Self = cls(
-            (1, *config.patch_px), in_channels=2 * channels + MASK_CHANNELS, out_channels=channels, **_sizes(config)
+            (1, *config.patch_px),
+            in_channels=2 * channels + MASK_CHANNELS,
+            out_channels=channels,
+            image_dim=config.feature_dim or None,
+            added_kv_proj_dim=config.dim if config.feature_dim else None,
+            **_sizes(config),
         )
         tower.initialise()
         return tower
@@ -230,6 +261,7 @@ class VideoTower(StepTower):
         cache: StepCache | None = None,
         commit: bool = False,
         text: Float[Tensor, "b l e"] | None = None,
+        features: Features | None = None,
     ) -> TowerState:
         """Tokens of noisy latents, told which step is the reference and what the reference looks like."""
         (height, width), (_, rows, columns) = video.shape[-2:], self.config.patch_size
@@ -239,7 +271,7 @@ class VideoTower(StepTower):
         held = reference[:, None].to(video.dtype).expand(-1, video.shape[1], -1, -1, -1)
         channels = torch.cat([video, flag, held], dim=2).transpose(1, 2)
         tokens = self.patch_embedding(channels).flatten(3).permute(0, 2, 3, 1).contiguous()
-        return self.begin(tokens, sigma, (height // rows, width // columns), mask, cache, commit, text)
+        return self.begin(tokens, sigma, (height // rows, width // columns), mask, cache, commit, text, features)
 
     def finish(self, state: TowerState) -> Float[Tensor, "b s c height width"]:
         """Velocity of the latents."""
@@ -253,16 +285,21 @@ class VideoTower(StepTower):
 
 
 class StructureTower(StepTower):
-    """The same over structure: one token per pixel frame, at the frame's time; channels: noisy, reference."""
+    """The same over structure: tokens at the times of their pixel frames; channels: noisy, reference."""
 
     name = "structure"
 
     @classmethod
     def build(cls, config: StructureTowerConfig) -> Self:
         """Tower of a configuration, initialised for training from scratch."""
-        entries = config.entries
+        readers = max(1, config.tokens_per_step // FRAMES_PER_STEP)  # tokens that read the same frame
         tower: Self = cls(
-            (1, 1, 1), in_channels=2 * entries, out_channels=entries, sink_tokens=config.sink_tokens, **_sizes(config)
+            (1, max(1, FRAMES_PER_STEP // config.tokens_per_step), 1),
+            in_channels=2 * config.entries * readers,
+            out_channels=config.entries * readers,
+            sink_tokens=config.sink_tokens,
+            tokens_per_patch=readers,
+            **_sizes(config),
         )
         tower.initialise()
         return tower
@@ -279,17 +316,30 @@ class StructureTower(StepTower):
     ) -> TowerState:
         """Tokens of noisy structure, told what the reference's is."""
         held = reference[:, None, None].to(structure.dtype).expand_as(structure)
-        channels = torch.cat([structure, held], dim=3).permute(0, 3, 1, 2)[..., None]  # a video of one column
-        tokens = self.patch_embedding(channels).flatten(3).permute(0, 2, 3, 1).contiguous()
-        return self.begin(tokens, sigma, (FRAMES_PER_STEP, 1), mask, cache, commit, text)
+        channels = torch.cat([structure, held], dim=3)
+        if self.config.tokens_per_patch > 1:
+            channels = self._per_reader(channels)
+        video = channels.permute(0, 3, 1, 2)[..., None]  # a video of one column: its rows are the frames of a step
+        tokens = self.patch_embedding(video).flatten(3).permute(0, 2, 3, 1).contiguous()
+        return self.begin(tokens, sigma, (tokens.shape[2], 1), mask, cache, commit, text)
+
+    def _per_reader(self, channels: Float[Tensor, "b s f e"]) -> Float[Tensor, "b s n k"]:
+        """Each frame once per reader, in the reader's own channels: one convolution, yet weights of their own."""
+        own = torch.eye(self.config.tokens_per_patch, dtype=channels.dtype, device=channels.device)
+        return torch.einsum("bsfe,rq->bsfrqe", channels, own).flatten(4, 5).flatten(2, 3)
 
     def finish(self, state: TowerState) -> Float[Tensor, "b s f m"]:
-        """Velocity of the structure."""
-        return self.project(state)
+        """Velocity of the structure; the readers of one frame agree by their mean."""
+        readers, rows = self.config.tokens_per_patch, self.config.patch_size[1]
+        projected = self.project(state)
+        if readers > 1:
+            each = projected.unflatten(3, (readers, -1)).unflatten(2, (FRAMES_PER_STEP, readers))
+            return each.diagonal(dim1=3, dim2=4).mean(-1)
+        return projected.unflatten(3, (rows, -1)).flatten(2, 3)
 
     def places(self, steps: tuple[int, ...], grid: Grid, device: torch.device) -> Rotation:
         """Times of the pixel frames."""
-        return structure_rotation(steps, self.config.attention_head_dim, device)
+        return structure_rotation(steps, self.config.attention_head_dim, device, tokens=grid[0])
 
 
 def _sizes(config: TowerConfig) -> dict[str, int]:

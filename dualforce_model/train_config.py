@@ -1,8 +1,8 @@
 """Everything that decides what a training run computes; the run's folder is where its configuration file lies."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from dualforce_model.config import Frozen
 from dualforce_model.diffusion.prediction import Prediction, Reading, Spread
@@ -14,6 +14,7 @@ from dualforce_model.losses import LossWeights
 from dualforce_model.model import PRESETS, ModelConfig
 from dualforce_model.optimisation import OptimizerConfig
 from dualforce_model.schema import TensorStatistics
+from dualforce_model.weights import WarmStart
 
 RECORD_FORMAT: Literal[2] = 2  # of PipelineRecord; older ones do not say which crops the model was trained on
 
@@ -38,6 +39,9 @@ class TrainSettings(Frozen):
 
     encoders: Encoders = Encoders()
     model: ModelConfig = Field(default=PRESETS["tiny"], description="widths of the data are taken from the snapshot")
+    start_from: WarmStart | None = Field(
+        default=None, description="the video tower's first weights; null: from scratch"
+    )
     diffusion: Diffusion = Diffusion()
     regime: str = Field(default="clean_prefix", description="how noise levels are drawn: a name of REGIMES")
     losses: LossWeights = LossWeights()
@@ -66,6 +70,15 @@ class TrainSettings(Frozen):
     def _known(cls, name: str) -> str:
         find_regime(name)
         return name
+
+    @model_validator(mode="after")
+    def _starts_as_it_goes_on(self) -> Self:
+        if self.start_from is not None and self.diffusion.prediction != "velocity":
+            raise ValueError(
+                f"start_from with diffusion.prediction {self.diffusion.prediction!r}: Wan's weights say velocities, "
+                "so set it to velocity"
+            )
+        return self
 
     def resolve(self, store_url: str, snapshot_id: str) -> "TrainConfig":
         """These settings on one snapshot."""

@@ -21,22 +21,26 @@ from torch.utils.data import DataLoader
 
 from dualforce_model import checkpoint, engine, optimisation
 from dualforce_model.batch import TalkingHeadBatch
-from dualforce_model.config import ConfigError, digest
+from dualforce_model.config import ConfigError, Frozen, digest
 from dualforce_model.data import SnapshotDataset
 from dualforce_model.diffusion.noise import keyed_generator
 from dualforce_model.diffusion.prediction import Reading, measure_spread
 from dualforce_model.diffusion.window import SampleKey
 from dualforce_model.errors import InputError
 from dualforce_model.fitting import check_encoders, fitted, picture_size
-from dualforce_model.losses import Losses, total_loss
+from dualforce_model.judges import Judges
+from dualforce_model.losses import Losses
 from dualforce_model.model import DualForce
-from dualforce_model.objective import WindowErrors, window_errors
-from dualforce_model.schema import Split
+from dualforce_model.objective import Objective, Outcome, WindowErrors
+from dualforce_model.schema import Split, load_snapshot
+from dualforce_model.storage import Storage
 from dualforce_model.train_config import RECORD_FORMAT, PipelineRecord, TrainConfig
 from dualforce_model.train_log import append_log, progress_line, trim_log
 from dualforce_model.train_state import StopSignal
+from dualforce_model.weights import Started, start_video_tower
 
 SPREAD_WINDOWS = 128
+START_RECORD = "start"  # what the weights started from
 LOGGER = logging.getLogger(__name__)
 
 
@@ -64,16 +68,20 @@ class Trainer:
         self.step, self.saved = 0, 0  # before the first step there is nothing to save
         torch.manual_seed(config.seed)  # equal weights in every process
         model = DualForce(fitted(config.model, self.dataset.snapshot, self.dataset.modalities))
+        judges = Judges(config.losses, model.settings, "flame" in self.dataset.modalities)
         found = checkpoint.newest_checkpoint(folder)
         if found is not None:
             self.step = self.saved = self._same_run(found)
             model.load_state_dict(checkpoint.load_tensors(found / checkpoint.MODEL_FOLDER / checkpoint.WEIGHTS_NAME))
-        optimizer = optimisation.make_optimizer(config.optimizer, model)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+            load_judges(judges, found)
+        self.started = self._start(model, found)
+        objective = Objective(model, judges, config, self.reading)
+        optimizer = optimisation.make_optimizer(config.optimizer, objective)
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.ema = optimisation.AveragedWeights(self._parameters(), config.optimizer.ema_decay)
         if found is not None:
             self._load_state(found)
-        self.model.train()
+        self.objective.train()
 
     def run(self, stop: StopSignal) -> bool:
         """Train until the last step (True) or until asked to stop (False); the last step done has a checkpoint."""
@@ -97,12 +105,12 @@ class Trainer:
         """Checkpoint of the current step, once; all processes take part, the first one writes."""
         if self.saved == self.step:
             return
-        weights = engine.whole_tensors(dict(self._parameters()))
+        weights, judges = (engine.whole_tensors(dict(named)) for named in (self._parameters(), self._judging()))
         ema = engine.whole_tensors(self.ema.tensors)
-        moments = engine.whole_tensors(optimisation.optimizer_tensors(self.optimizer.optimizer, self._parameters()))
+        moments = engine.whole_tensors(optimisation.optimizer_tensors(self.optimizer.optimizer, self._learning()))
         if self.accelerator.is_main_process:
-            plain = self.accelerator.unwrap_model(self.model)
-            content = checkpoint.Content(plain.save_config, weights, ema, moments, self._records())
+            plain = self.accelerator.unwrap_model(self.objective).model
+            content = checkpoint.Content(plain.save_config, weights, ema, moments, self._records(), judges)
             checkpoint.save_checkpoint(
                 self.folder, self.step, self.config.snapshot_id, run_digest(self.config), content
             )
@@ -122,10 +130,9 @@ class Trainer:
         dropout = keyed_generator(self.config.seed, "dropout", self.step, accelerator.process_index)
         torch.manual_seed(dropout.initial_seed())
         windows = batch.windows.to(accelerator.device)
-        errors = window_errors(self.model, windows, batch.keys, self.config, self.reading)
-        losses = total_loss(*errors, self.config.losses)
+        losses = self.objective(windows, batch.keys, self.step / self.config.steps).losses
         accelerator.backward(losses.total)
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+        norm = accelerator.clip_grad_norm_(self.objective.parameters(), config.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self._parameters(), self.step)
@@ -165,11 +172,11 @@ class Trainer:
         places = [(number // count, number % count) for number in range(index * share, (index + 1) * share)]
         windows = TalkingHeadBatch.stack([self.validation[place] for place in places])
         keys = [SampleKey(-1 - epoch, number) for epoch, number in places]  # epochs that training never has
-        self.model.eval()
-        errors = window_errors(self.model, windows.to(self.accelerator.device), keys, self.config, self.reading)
-        self.model.train()
-        losses = self._mean_over_processes(total_loss(*errors, self.config.losses))
-        self._tell({f"validation_{name}": value for name, value in {**losses, **self._by_level(errors)}.items()})
+        self.objective.eval()
+        found: Outcome = self.objective(windows.to(self.accelerator.device), keys, 0.0)  # values of all steps compare
+        self.objective.train()
+        values = {**self._mean_over_processes(found.losses), **self._by_level(found.errors)}
+        self._tell({f"validation_{name}": value for name, value in values.items()})
 
     # -------------------------------------------------------------------------------------------------- reporting
 
@@ -212,6 +219,8 @@ class Trainer:
         modalities = ["video"]
         modalities += ["structure"] if config.model.structure is not None else []
         modalities += ["audio"] if config.model.audio is not None else []
+        offered = load_snapshot(Storage(config.store_url), config.snapshot_id).modalities
+        modalities += ["flame"] if config.losses.flame and config.model.structure and "flame" in offered else []
         return SnapshotDataset(
             config.store_url, config.snapshot_id, config.window_steps, split, config.seed, modalities, config.in_memory
         )
@@ -222,9 +231,27 @@ class Trainer:
             yield TalkingHeadBatch.stack([self.dataset[key.epoch, key.index]])
 
     def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return engine.named_parameters(self.model)
+        """The model's, under its own names."""
+        return _inside("model", self.objective)
 
-    def _records(self) -> dict[str, TrainConfig | PipelineRecord]:
+    def _judging(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The judges', under their own names."""
+        return _inside("judges", self.objective)
+
+    def _learning(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All that the optimizer moves: the model's by their own names, the judges' behind "judges."."""
+        yield from self._parameters()
+        yield from ((f"judges.{name}", parameter) for name, parameter in self._judging())
+
+    def _start(self, model: DualForce, found: Path | None) -> Started | None:
+        """Put the warm start's weights into a new model; a run that goes on only remembers where they came from."""
+        if self.config.start_from is None:
+            return None
+        if found is None:
+            return start_video_tower(model.video, self.config.start_from)
+        return Started.model_validate(checkpoint.load_record(found / f"{START_RECORD}.json"))
+
+    def _records(self) -> dict[str, Frozen]:
         config = self.config
         record = PipelineRecord(
             format=RECORD_FORMAT,
@@ -236,7 +263,8 @@ class Trainer:
             statistics=dict(self.dataset.snapshot.statistics),
             snapshot_id=self.dataset.snapshot.id,
         )
-        return {"train": config, "pipeline": record}
+        records: dict[str, Frozen] = {"train": config, "pipeline": record}
+        return records if self.started is None else {**records, START_RECORD: self.started}
 
     def _same_run(self, found: Path) -> int:
         """Step of a checkpoint of this very run; another configuration in the folder is refused."""
@@ -253,10 +281,22 @@ class Trainer:
         averaged = checkpoint.load_tensors(found / checkpoint.MODEL_FOLDER / checkpoint.EMA_NAME)
         self.ema.tensors = {name: engine.place_like(averaged[name], like) for name, like in self.ema.tensors.items()}
         moments = checkpoint.load_tensors(found / checkpoint.OPTIMIZER_NAME)
-        optimisation.load_optimizer_tensors(self.optimizer.optimizer, self._parameters(), moments)
+        optimisation.load_optimizer_tensors(self.optimizer.optimizer, self._learning(), moments)
         if self.accelerator.is_main_process:
             trim_log(self.folder, self.step)
         LOGGER.info("resuming at step %d from %s", self.step, found)
+
+
+def load_judges(judges: Judges, found: Path) -> None:
+    """Weights of the judges of a checkpoint; a run without judges has no such file."""
+    if judges.state_dict():
+        judges.load_state_dict(checkpoint.load_tensors(found / checkpoint.JUDGES_NAME))
+
+
+def _inside(part: str, objective: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, parameter in engine.named_parameters(objective):
+        if name.startswith(f"{part}."):
+            yield name.removeprefix(f"{part}."), parameter
 
 
 def say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Causal self-attention over steps, on Wan's own projections and norms, and the block that holds it.
+"""Causal attention over steps, on Wan's own projections and norms, and the block that holds it.
 
 Legend: b batch, s steps, n tokens per step, l = s*n, h heads, d width (of a head, or of the model), r learned sinks.
 """
@@ -13,49 +13,120 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from dualforce_model.layers.cache import LayerMemory
+from dualforce_model.layers.cache import StepCache
+from dualforce_model.layers.features import FeatureAttnProcessor, Features
 from dualforce_model.layers.masks import StepMask
 from dualforce_model.layers.modulation import add_gated, modulate
 from dualforce_model.layers.norms import with_own_norms
 from dualforce_model.layers.rotary import Rotation, rotate
 
+KeysValues = tuple[Float[Tensor, "b l h d"], Float[Tensor, "b l h d"]]
+
 
 @dataclass
-class Lowered:
-    """The mask of one pass of one tower as the attention kernels want it; each form is made at most once."""
+class StepAttention:
+    """All that attention of one layer needs besides its input; travels in diffusers' rotary arguments.
+
+    Tensors alone, so that a compiled block takes any step of a stream.
+    """
+
+    mask: Bool[Tensor, "1 1 lq lk"] | BlockMask | None
+    queries: Rotation
+    keys: Rotation
+    clamped: Rotation | None  # places of the queries as the first `num_sink` keys must see them, if those differ
+    num_sink: int
+    sinks: Float[Tensor, "r d"] | None
+    past: KeysValues | None
+    keep: bool
+    fresh: tuple[Tensor, Tensor] | None = None  # keys and values [b, s, n, h, d] of new steps that are to be kept
+
+
+@dataclass
+class Band:
+    """One pass's mask and positions, for all layers in which the same kinds of tokens attend to each other."""
 
     mask: StepMask
     tokens: int
-    sinks: int
-    device: torch.device
-    _forms: dict[str, Any] = field(default_factory=dict)
-
-    def dense(self) -> Bool[Tensor, "lq lk"] | None:
-        """Dense mask, or None when every query sees every key."""
-        if "dense" not in self._forms:
-            self._forms["dense"] = self.mask.dense(self.tokens, self.sinks, self.device)
-        form: Tensor | None = self._forms["dense"]
-        return form
-
-    def flex(self) -> BlockMask:
-        """FlexAttention's form."""
-        if "flex" not in self._forms:
-            self._forms["flex"] = self.mask.flex(self.tokens, self.sinks, self.device)
-        return self._forms["flex"]
-
-
-@dataclass(frozen=True)
-class StepAttention:
-    """All that self-attention of one layer needs besides its input; travels in diffusers' `rotary_emb` argument."""
-
-    mask: Lowered
+    key_tokens: int
     queries: Rotation
     keys: Rotation
     clamped: Rotation | None
-    sinks: Float[Tensor, "r d"] | None = None
-    memory: LayerMemory | None = None
-    first_step: int = 0
+    cache: StepCache | None = None
     commit: bool = False
+    sinks: int = 0
+    _forms: dict[bool, Any] = field(default_factory=dict)
+
+    def attention(
+        self, name: str, layer: int, backend: AttentionBackendName, sinks: Float[Tensor, "r d"] | None = None
+    ) -> StepAttention:
+        """What one layer needs: the mask as its kernel wants it, and what the layer's memory holds."""
+        num_kept, past = len(self.mask.keys) - len(self.mask.queries), None
+        if self.cache is not None and num_kept:
+            past = self.cache.memory(name, layer).read(num_kept)
+        return StepAttention(
+            mask=self._lowered(backend == AttentionBackendName.FLEX),
+            queries=self.queries,
+            keys=self.keys,
+            clamped=self.clamped,
+            num_sink=self.sinks + self.key_tokens,
+            sinks=sinks,
+            past=past,
+            keep=self.cache is not None and self.commit,
+        )
+
+    def remember(self, name: str, layer: int, done: StepAttention) -> None:
+        """Keep the keys and values of the new steps, if they are to be kept."""
+        if self.cache is not None and done.fresh is not None:
+            self.cache.memory(name, layer).write(*done.fresh, self.cache.length)
+            done.fresh = None
+
+    def _lowered(self, flex: bool) -> Bool[Tensor, "1 1 lq lk"] | BlockMask | None:
+        """FlexAttention's form or a dense mask (None when every query sees every key), each made at most once."""
+        if flex not in self._forms:
+            lower = self.mask.flex if flex else self.mask.dense
+            form = lower(self.tokens, self.sinks, self.keys.pairs.device, self.key_tokens)
+            # diffusers takes a mask of two axes for one of (batch, keys) when there are as many queries as streams
+            self._forms[flex] = form[None, None] if isinstance(form, Tensor) else form
+        return self._forms[flex]
+
+
+def backend_of(processor: Any) -> AttentionBackendName:
+    """The kernel that `set_attention_backend` chose; without a choice not diffusers' global one, which may be any."""
+    return processor._attention_backend or AttentionBackendName.NATIVE
+
+
+def attend(
+    query: Float[Tensor, "b s n h d"],
+    key: Float[Tensor, "b s f h d"],
+    value: Float[Tensor, "b s f h d"],
+    sinks: KeysValues | None,
+    steps: StepAttention,
+    processor: Any,
+) -> Float[Tensor, "b lq h d"]:
+    """Attention of new steps to learned sinks, kept steps and themselves; keys and values may be left for a memory."""
+    if steps.keep:
+        steps.fresh = (key, value)
+    before = [part for part in (sinks, steps.past) if part is not None]
+    keys = torch.cat([*(past for past, _ in before), key.flatten(1, 2)], dim=1) if before else key.flatten(1, 2)
+    values = torch.cat([*(past for _, past in before), value.flatten(1, 2)], dim=1) if before else value.flatten(1, 2)
+    queries, scale = query.flatten(1, 2), query.shape[-1] ** -0.5
+    turned_query, turned_key = rotate(queries, steps.queries), rotate(keys, steps.keys)
+    if steps.clamped is not None:
+        # Sink keys must see queries at another place: give both places half of a doubled head width each.
+        turned_query = torch.cat([turned_query, rotate(queries, steps.clamped)], dim=-1)
+        sink, rest = turned_key[:, : steps.num_sink], turned_key[:, steps.num_sink :]
+        pad = torch.nn.functional.pad
+        turned_key = torch.cat([pad(sink, (sink.shape[-1], 0)), pad(rest, (0, rest.shape[-1]))], dim=1)
+    attended: Tensor = dispatch_attention_fn(
+        turned_query,
+        turned_key,
+        values,
+        attn_mask=steps.mask,
+        scale=scale,
+        backend=backend_of(processor),
+        parallel_config=processor._parallel_config,
+    )
+    return attended
 
 
 class StepAttnProcessor:
@@ -73,16 +144,12 @@ class StepAttnProcessor:
         rotary_emb: StepAttention | None = None,
     ) -> Float[Tensor, "b s n d"]:
         assert rotary_emb is not None, "self-attention over steps needs its StepAttention"
-        steps = rotary_emb
         query = self._heads(attn, attn.norm_q(attn.to_q(hidden_states)))
-        key = self._heads(attn, attn.norm_k(attn.to_k(hidden_states)))
-        value = self._heads(attn, attn.to_v(hidden_states))
-        past_key, past_value = self._past(attn, steps, key, value)
-        if steps.memory is not None and steps.commit:
-            steps.memory.write(key, value, steps.first_step)
-        keys = torch.cat([*past_key, key.flatten(1, 2)], dim=1) if past_key else key.flatten(1, 2)
-        values = torch.cat([*past_value, value.flatten(1, 2)], dim=1) if past_value else value.flatten(1, 2)
-        attended = self._attend(query.flatten(1, 2), keys, values, steps)
+        key, value = self._keys_values(attn, hidden_states)
+        sinks = None
+        if rotary_emb.sinks is not None:
+            sinks = self._keys_values(attn, rotary_emb.sinks.expand(hidden_states.shape[0], -1, -1))
+        attended = attend(query, key, value, sinks, rotary_emb, self)
         out: Tensor = attn.to_out[1](attn.to_out[0](attended.flatten(2).view_as(hidden_states)))
         return out
 
@@ -90,67 +157,28 @@ class StepAttnProcessor:
     def _heads(attn: WanAttention, x: Float[Tensor, "... d"]) -> Float[Tensor, "... h d"]:
         return x.unflatten(-1, (attn.heads, -1))
 
-    def _past(
-        self, attn: WanAttention, steps: StepAttention, key: Tensor, value: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values before the new ones: learned sinks, then what the memory kept (read before it is written)."""
-        keys: list[Tensor] = []
-        values: list[Tensor] = []
-        if steps.sinks is not None:
-            tokens = steps.sinks.expand(key.shape[0], -1, -1)
-            keys.append(self._heads(attn, attn.norm_k(attn.to_k(tokens))))
-            values.append(self._heads(attn, attn.to_v(tokens)))
-        num_kept = len(steps.mask.mask.keys) - len(steps.mask.mask.queries)
-        if steps.memory is not None and num_kept:
-            kept_key, kept_value = steps.memory.read(num_kept)
-            # Copies where the memory is about to be overwritten by this very pass.
-            keys.append(kept_key.clone() if steps.commit else kept_key)
-            values.append(kept_value.clone() if steps.commit else kept_value)
-        return keys, values
-
-    def _attend(
-        self,
-        query: Float[Tensor, "b lq h d"],
-        key: Float[Tensor, "b lk h d"],
-        value: Float[Tensor, "b lk h d"],
-        steps: StepAttention,
-    ) -> Float[Tensor, "b lq h d"]:
-        scale = query.shape[-1] ** -0.5
-        turned_query, turned_key = rotate(query, steps.queries), rotate(key, steps.keys)
-        if steps.clamped is not None:
-            # Sink keys must see queries at another place: give both places half of a doubled head width each.
-            num_sink = steps.mask.sinks + steps.mask.tokens
-            turned_query = torch.cat([turned_query, rotate(query, steps.clamped)], dim=-1)
-            sink, rest = turned_key[:, :num_sink], turned_key[:, num_sink:]
-            turned_key = torch.cat(
-                [
-                    torch.nn.functional.pad(sink, (sink.shape[-1], 0)),
-                    torch.nn.functional.pad(rest, (0, rest.shape[-1])),
-                ],
-                dim=1,
-            )
-        backend = self._attention_backend or AttentionBackendName.NATIVE  # mask and kernel must be of one kind
-        return dispatch_attention_fn(
-            turned_query,
-            turned_key,
-            value,
-            attn_mask=steps.mask.flex() if backend == AttentionBackendName.FLEX else steps.mask.dense(),
-            scale=scale,
-            backend=backend,
-            parallel_config=self._parallel_config,
-        )
+    def _keys_values(self, attn: WanAttention, x: Float[Tensor, "... d"]) -> tuple[Tensor, Tensor]:
+        return self._heads(attn, attn.norm_k(attn.to_k(x))), self._heads(attn, attn.to_v(x))
 
 
 class StepBlock(WanTransformerBlock):
     """Wan's block on [b, s, n, d] tokens with one modulation per step. Same parameters, same names."""
 
-    def __init__(self, *args: Any, text: bool = True, **kwargs: Any) -> None:
+    attn2: Any
+    norm2: Any
+
+    def __init__(self, *args: Any, text: bool = True, features: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.attn1.set_processor(StepAttnProcessor())
         with_own_norms(self.attn1)
-        if not text:  # no prompt to attend to: no parameters that never learn
+        self.text = text
+        if features:
+            self.attn2.set_processor(FeatureAttnProcessor())
+        if not text and not features:  # nothing to attend to: no parameters that never learn
             self.attn2 = None
             self.norm2 = None
+        elif not text:
+            self.attn2.to_k = self.attn2.to_v = self.attn2.norm_k = None
 
     def forward(
         self,
@@ -158,14 +186,16 @@ class StepBlock(WanTransformerBlock):
         encoder_hidden_states: Float[Tensor, "b l d"] | None,
         temb: Float[Tensor, "b s 6 d"],
         rotary_emb: StepAttention,
+        features: Features | None = None,
     ) -> Float[Tensor, "b s n d"]:
-        """Self-attention, text cross-attention (if there is text), feed-forward."""
+        """Self-attention, cross-attention to text and reference features (if there are any), feed-forward."""
         x = hidden_states
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (self.scale_shift_table + temb.float()).unbind(2)
         attended = self.attn1(modulate(self.norm1, x, shift, scale), rotary_emb=rotary_emb)
         x = add_gated(x, attended, gate)
-        if self.attn2 is not None:
+        if self.text or features is not None:
             normed = self.norm2(x.float()).type_as(x).flatten(1, 2)
-            x = x + self.attn2(normed, encoder_hidden_states).view_as(x)
+            seen = {} if features is None else {"features": features}
+            x = x + self.attn2(normed, encoder_hidden_states, **seen).view_as(x)
         update: Tensor = self.ffn(modulate(self.norm3, x, ffn_shift, ffn_scale))
         return add_gated(x, update, ffn_gate)

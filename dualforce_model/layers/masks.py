@@ -7,7 +7,7 @@ back: it stays where the window ends, however long the sequence, so that positio
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Bool
@@ -69,23 +69,35 @@ class StepMask:
     def _shifted(self, by: int) -> tuple[int, ...]:
         return tuple(key - by if key else 0 for key in self.keys)
 
-    def dense(self, tokens: int, sinks: int, device: torch.device) -> Bool[Tensor, "lq lk"] | None:
-        """Mask over tokens, `tokens` per step, after `sinks` learned tokens that all see; None if all see all."""
+    def dense(
+        self, tokens: int, sinks: int, device: torch.device, key_tokens: int | None = None
+    ) -> Bool[Tensor, "lq lk"] | None:
+        """Mask over tokens after `sinks` learned tokens that all see; None if all see all.
+
+        Steps have `tokens` queries, and as many keys unless `key_tokens` says otherwise.
+        """
         if bool(self.visible.all()):
             return None
-        per_token = self.visible.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+        per_token = self.visible.repeat_interleave(tokens, 0).repeat_interleave(key_tokens or tokens, 1)
         return torch.nn.functional.pad(per_token, (sinks, 0), value=True).to(device)
 
-    def flex(self, tokens: int, sinks: int, device: torch.device) -> BlockMask:
-        """The same as FlexAttention's BlockMask."""
-        visible = self.visible.to(device)
+    def flex(self, tokens: int, sinks: int, device: torch.device, key_tokens: int | None = None) -> BlockMask | None:
+        """The same as FlexAttention's BlockMask; None if all see all."""
+        if bool(self.visible.all()):
+            return None
+        return _block_mask(self, tokens, key_tokens or tokens, sinks, device)
 
-        def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            step = torch.clamp(key - sinks, min=0) // tokens
-            return (key < sinks) | visible[query // tokens, step]
 
-        num_queries, num_keys = len(self.queries) * tokens, len(self.keys) * tokens + sinks
-        return create_block_mask(mask_mod, None, None, num_queries, num_keys, device=device, BLOCK_SIZE=FLEX_BLOCK)
+@lru_cache(maxsize=32)  # every training step asks for the same few
+def _block_mask(mask: StepMask, tokens: int, key_tokens: int, sinks: int, device: torch.device) -> BlockMask:
+    visible = mask.visible.to(device)
+
+    def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        step = torch.clamp(key - sinks, min=0) // key_tokens
+        return (key < sinks) | visible[query // tokens, step]
+
+    num_queries, num_keys = len(mask.queries) * tokens, len(mask.keys) * key_tokens + sinks
+    return create_block_mask(mask_mod, None, None, num_queries, num_keys, device=device, BLOCK_SIZE=FLEX_BLOCK)
 
 
 def band(cached: Sequence[int], num_new: int, next_step: int, window: int) -> StepMask:

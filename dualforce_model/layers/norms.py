@@ -36,7 +36,7 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """x / rms(x) * weight over the last axis."""
         plain = x.device.type == "cpu" and x.dtype == torch.float32 == self.weight.dtype
-        if not plain or torch.is_autocast_enabled("cpu"):
+        if not plain or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             out: Tensor = super().forward(x)
             return out
         normed: Tensor = _RootMeanSquare.apply(x, self.weight, self.eps)

@@ -1,5 +1,7 @@
 """Generation with a cache is one uncached pass with the band mask, whatever the lengths, windows and chunks."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,15 +15,26 @@ from dualforce_model.model import DualForce, ModelConfig, Velocities
 from dualforce_model.towers import StructureTowerConfig, VideoTowerConfig
 
 
-def make_model(window: int, past: int = 1, look_ahead: int = 0, **settings_: object) -> DualForce:
+def make_model(
+    window: int,
+    past: int = 1,
+    look_ahead: int = 0,
+    scope: str = "step",
+    sinks: int = 2,
+    tokens: int = 4,
+    feature_dim: int = 0,
+    **settings_: object,
+) -> DualForce:
     """Small model with every gate open: at its start a model is deaf and its towers do not talk."""
     torch.manual_seed(0)
+    sizes: dict[str, Any] = {"ffn_dim": 32, "freq_dim": 32}
+    structure = {"entries": 5, "heads": 1, "head_dim": 16, "layers": 2, "sink_tokens": sinks, "tokens_per_step": tokens}
     config = ModelConfig(
         video=VideoTowerConfig(
-            latent_channels=4, heads=2, head_dim=12, layers=3, ffn_dim=32, freq_dim=32, patch_px=(2, 2)
+            latent_channels=4, heads=2, head_dim=12, layers=3, patch_px=(2, 2), feature_dim=feature_dim, **sizes
         ),
-        structure=StructureTowerConfig(entries=5, heads=1, head_dim=16, layers=2, ffn_dim=32, freq_dim=32),
-        bridge=BridgeConfig(depth=1, condition_dim=16),
+        structure=StructureTowerConfig.model_validate({**structure, **sizes}),
+        bridge=BridgeConfig.model_validate({"strategy": "full", "condition_dim": 16, "scope": scope}),
         audio=AudioConfig(
             features=6, layers=2, past_steps=past, look_ahead_steps=look_ahead, slot_dim=8, context_dim=16
         ),
@@ -53,9 +66,8 @@ def make_inputs(model: DualForce, num_steps: int, batch: int = 2) -> dict[str, t
 def part(inputs: dict[str, torch.Tensor], first: int, stop: int, ahead: int = 0) -> dict[str, torch.Tensor]:
     """Steps first .. stop - 1 of the arguments, with the sound that these steps may hear ahead."""
     ends = {"audio": stop + ahead, "audio_mask": stop + ahead}
-    return {
-        name: value if name == "reference" else value[:, first : ends.get(name, stop)] for name, value in inputs.items()
-    }
+    whole = ("reference", "features", "features_mask")
+    return {name: value if name in whole else value[:, first : ends.get(name, stop)] for name, value in inputs.items()}
 
 
 def generate(model: DualForce, inputs: dict[str, torch.Tensor], chunks: list[int], window: int) -> Velocities:
@@ -74,15 +86,28 @@ def generate(model: DualForce, inputs: dict[str, torch.Tensor], chunks: list[int
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[int, list[int]]:
+    """A window, and chunks that go well beyond it: at least two windows and some."""
     window = draw(st.integers(1, 5))
-    return window, draw(st.lists(st.integers(1, 4), min_size=1, max_size=6))
+    chunks = draw(st.lists(st.integers(1, 7), min_size=2, max_size=6))
+    while sum(chunks) < 2 * window + 3:
+        chunks.append(draw(st.integers(1, 4)))
+    return window, chunks
 
 
-@settings(max_examples=15, deadline=None)
-@given(stream=streams(), past=st.integers(0, 2), look_ahead=st.integers(0, 2))
-def test_cached_generation_is_one_uncached_pass(stream: tuple[int, list[int]], past: int, look_ahead: int) -> None:
+@pytest.mark.parametrize("scope", ["step", "causal"])
+@settings(max_examples=20, deadline=None)
+@given(
+    stream=streams(),
+    past=st.integers(0, 2),
+    look_ahead=st.integers(0, 2),
+    sinks=st.integers(0, 3),
+    tokens=st.sampled_from([1, 2, 4, 8]),
+)
+def test_cached_generation_is_one_uncached_pass(
+    scope: str, stream: tuple[int, list[int]], past: int, look_ahead: int, sinks: int, tokens: int
+) -> None:
     window, chunks = stream
-    model = make_model(window, past, look_ahead)
+    model = make_model(window, past, look_ahead, scope, sinks, tokens)
     inputs = make_inputs(model, sum(chunks))
     whole = model(**inputs)
     streamed = generate(model, inputs, chunks, window)
@@ -90,12 +115,35 @@ def test_cached_generation_is_one_uncached_pass(stream: tuple[int, list[int]], p
     torch.testing.assert_close(streamed.structure, whole.structure, atol=1e-5, rtol=1e-5)
 
 
-def test_a_stream_far_beyond_the_window_equals_the_uncached_pass() -> None:
-    model = make_model(window=4)
+@pytest.mark.parametrize("scope", ["step", "causal"])
+def test_a_stream_far_beyond_the_window_equals_the_uncached_pass(scope: str) -> None:
+    model = make_model(window=4, scope=scope)
     inputs = make_inputs(model, 40, batch=1)
     whole, streamed = model(**inputs), generate(model, inputs, [1] * 40, window=4)
     torch.testing.assert_close(streamed.video, whole.video, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(streamed.structure, whole.structure, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["step", "causal"])
+def test_as_many_streams_as_query_tokens_are_no_special_case(scope: str) -> None:
+    """diffusers takes a mask of (queries, keys) for one of (streams, keys) where the numbers agree."""
+    model = make_model(window=1, scope=scope, tokens=1)
+    inputs = make_inputs(model, 5, batch=2)
+    whole, streamed = model(**inputs), generate(model, inputs, [1, 1, 1, 2], window=1)
+    torch.testing.assert_close(streamed.structure, whole.structure, atol=1e-5, rtol=1e-5)
+    alone = model(**{name: value[:1] for name, value in inputs.items()})
+    torch.testing.assert_close(whole.structure[:1], alone.structure, atol=1e-5, rtol=1e-5)
+
+
+def test_reference_features_are_seen_by_cached_steps_too() -> None:
+    model = make_model(window=2, feature_dim=7)
+    inputs = make_inputs(model, 7)
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    known = {**inputs, "features": torch.randn(2, 3, 7), "features_mask": mask}
+    whole, streamed, without = model(**known), generate(model, known, [1, 2, 3, 1], window=2), model(**inputs)
+    torch.testing.assert_close(streamed.video, whole.video, atol=1e-5, rtol=1e-5)
+    assert all(not torch.equal(whole.video[0, step], without.video[0, step]) for step in range(7))
+    assert torch.equal(whole.video[1], without.video[1])  # this stream's are all masked out
 
 
 def test_the_clamp_of_the_sink_matters_only_beyond_the_window() -> None:
@@ -108,8 +156,9 @@ def test_the_clamp_of_the_sink_matters_only_beyond_the_window() -> None:
     assert not torch.allclose(narrow[:, 5:], wide[:, 5:], atol=1e-4)
 
 
-def test_memory_is_constant_once_the_window_is_full() -> None:
-    model = make_model(window=3)
+@pytest.mark.parametrize("scope", ["step", "causal"])
+def test_memory_is_constant_once_the_window_is_full(scope: str) -> None:
+    model = make_model(window=3, scope=scope)
     inputs = make_inputs(model, 12)
     cache = model.new_cache(2)
     sizes = []

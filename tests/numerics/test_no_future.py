@@ -1,4 +1,12 @@
-"""Nothing of step b, in any modality, reaches an output before b: bit for bit, and in the gradient."""
+"""Nothing of step b, in any modality, reaches an output before b: bit for bit, and in the gradient.
+
+For every strategy, scope and direction of the bridge, every look-ahead of the sound, and every number of structure
+tokens; with a prompt and reference features, which belong to the whole clip.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -9,32 +17,38 @@ from dualforce_model.bridge import BridgeConfig
 from dualforce_model.model import DualForce, ModelConfig
 from dualforce_model.towers import StructureTowerConfig, VideoTowerConfig
 
-STEPS = 6
+STEPS, LAYERS = 6, 4
+STRATEGIES = ["shallow_focus", "distributed", "progressive", "custom", "full"]
+SCOPES = ["step", "causal"]
+DIRECTIONS = ["both", "video_to_structure", "structure_to_video"]
+NOISY = ["video", "structure", "sigma_video", "sigma_structure"]
+Inputs = dict[str, torch.Tensor]
 
 
-def make_model(strategy: str = "full", look_ahead: int = 0, window: int = 9) -> DualForce:
+def make_model(look_ahead: int = 0, window: int = 9, tokens_per_step: int = 4, **bridge: Any) -> DualForce:
+    """Small model with every gate open."""
     torch.manual_seed(0)
-    bridge = {"strategy": strategy, "condition_dim": 16, "layers": (0, 2) if strategy == "custom" else ()}
+    bridge["layers"] = (0, 2) if bridge.get("strategy") == "custom" else ()
+    sizes: dict[str, Any] = {"heads": 2, "head_dim": 12, "layers": LAYERS, "ffn_dim": 32, "freq_dim": 32, "text_dim": 3}
     model = DualForce(
         ModelConfig(
-            video=VideoTowerConfig(
-                latent_channels=4, heads=2, head_dim=12, layers=3, ffn_dim=32, freq_dim=32, patch_px=(2, 2)
-            ),
-            structure=StructureTowerConfig(entries=5, heads=2, head_dim=12, layers=3, ffn_dim=32, freq_dim=32),
-            bridge=BridgeConfig.model_validate(bridge),
-            audio=AudioConfig(features=6, look_ahead_steps=look_ahead, slot_dim=8, context_dim=16),
+            video=VideoTowerConfig(latent_channels=4, feature_dim=7, patch_px=(2, 2), **sizes),
+            structure=StructureTowerConfig.model_validate({"entries": 5, "tokens_per_step": tokens_per_step, **sizes}),
+            bridge=BridgeConfig.model_validate({"condition_dim": 16, **bridge}),
+            audio=AudioConfig(features=6, layers=2, look_ahead_steps=look_ahead, slot_dim=8, context_dim=16),
             window_steps=window,
         )
     )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return model.requires_grad_(False)
 
 
-def make_inputs(model: DualForce) -> dict[str, torch.Tensor]:
-    fake = TalkingHeadBatch.fake(model.settings, 2, STEPS, height=4, width=4)
-    sigma = torch.rand(2, STEPS, generator=torch.Generator().manual_seed(1))
+def make_inputs(model: DualForce) -> Inputs:
+    fake = TalkingHeadBatch.fake(model.settings, 1, STEPS, height=4, width=4)
+    draw = torch.Generator().manual_seed(1)
+    sigma = torch.rand(1, STEPS, generator=draw)
     return {
         "video": fake.video,
         "structure": fake.structure,
@@ -43,45 +57,101 @@ def make_inputs(model: DualForce) -> dict[str, torch.Tensor]:
         "sigma_video": sigma,
         "sigma_structure": sigma.flip(1),
         "positions": fake.positions,
+        "text": torch.randn(1, 2, 3, generator=draw),
+        "features": torch.randn(1, 3, 7, generator=draw),
+        "features_mask": torch.tensor([[True, True, False]]),
     }
 
 
-@pytest.mark.parametrize("strategy", ["shallow_focus", "distributed", "progressive", "custom", "full"])
-@pytest.mark.parametrize(("look_ahead", "window"), [(0, 9), (1, 9), (0, 2)])
-def test_a_changed_step_leaves_all_outputs_before_it_bit_equal(strategy: str, look_ahead: int, window: int) -> None:
-    model = make_model(strategy, look_ahead, window)
-    inputs = make_inputs(model)
+def changed_from(inputs: Inputs, step: int, look_ahead: int) -> Inputs:
+    """All inputs of a step changed, and the sound that only it and later steps may hear."""
+    draw = torch.Generator().manual_seed(step)
+    changed = {name: inputs[name].clone() for name in (*NOISY, "audio")}
+    for name in NOISY:
+        changed[name][:, step] += 0.5 * torch.rand(changed[name][:, step].shape, generator=draw)
+    heard = min(step + look_ahead, STEPS)  # sound reaches this many steps back
+    changed["audio"][:, heard:] += torch.randn(changed["audio"][:, heard:].shape, generator=draw)
+    return {**inputs, **changed}
+
+
+def assert_bit_equal_before_every_change(model: DualForce, inputs: Inputs, look_ahead: int) -> None:
     with torch.no_grad():
         before = model(**inputs)
         for step in range(1, STEPS):
-            heard = min(step + look_ahead, STEPS)  # sound reaches this many steps back
-            changed = {
-                name: value.clone() for name, value in inputs.items() if name not in ("reference", "positions", "audio")
-            }
-            for value in changed.values():
-                value[:, step] += 0.5
-            audio = inputs["audio"].clone()
-            audio[:, heard:] += 1.0
-            after = model(**{**inputs, **changed, "audio": audio})
-            assert torch.equal(before.video[:, :step], after.video[:, :step])
-            assert torch.equal(before.structure[:, :step], after.structure[:, :step])
-            assert not torch.equal(before.video[:, step], after.video[:, step])
-            assert not torch.equal(before.structure[:, step], after.structure[:, step])
+            after = model(**changed_from(inputs, step, look_ahead))
+            for old, new in zip(before, after, strict=True):
+                assert torch.equal(old[:, :step], new[:, :step]), f"step {step} reaches back"
+                assert not torch.equal(old[:, step], new[:, step])
 
 
-@pytest.mark.parametrize("look_ahead", [0, 1])
-def test_gradients_of_an_output_by_later_inputs_are_exactly_zero(look_ahead: int) -> None:
-    model = make_model(look_ahead=look_ahead)
-    inputs = make_inputs(model)
-    names = ["video", "structure", "audio", "sigma_video", "sigma_structure"]
-    for name in names:
-        inputs[name].requires_grad_()
-    out = model(**inputs)
+def gradients(model: DualForce, inputs: Inputs) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """For every step but the last: gradients of both its outputs by all inputs in time."""
+    names = [*NOISY, "audio"]
+    given = {**inputs, **{name: inputs[name].clone().requires_grad_() for name in names}}
+    out = model(**given)
     for step in range(STEPS - 1):
         loss = out.video[:, step].square().sum() + out.structure[:, step].square().sum()
-        for name, grad in zip(
-            names, torch.autograd.grad(loss, [inputs[n] for n in names], retain_graph=True), strict=True
-        ):
+        grads = torch.autograd.grad(loss, [given[name] for name in names], retain_graph=True)
+        yield step, dict(zip(names, grads, strict=True))
+
+
+def assert_gradients_end_at_the_present(model: DualForce, inputs: Inputs, look_ahead: int) -> None:
+    for step, grads in gradients(model, inputs):
+        for name, grad in grads.items():
             reach = step + 1 + (look_ahead if name == "audio" else 0)
             assert not grad[:, reach:].any(), f"{name} of a later step moves step {step}"
             assert grad[:, step].any(), f"{name} of step {step} does not move its own output"
+
+
+@pytest.mark.parametrize(("look_ahead", "window"), [(0, 9), (1, 2), (2, 9)])
+@pytest.mark.parametrize(("strategy", "scope", "direction"), list(product(STRATEGIES, SCOPES, DIRECTIONS)))
+def test_no_output_knows_later_inputs(strategy: str, scope: str, direction: str, look_ahead: int, window: int) -> None:
+    model = make_model(look_ahead, window, strategy=strategy, scope=scope, direction=direction)
+    inputs = make_inputs(model)
+    assert_bit_equal_before_every_change(model, inputs, look_ahead)
+    assert_gradients_end_at_the_present(model, inputs, look_ahead)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("tokens_per_step", [1, 2, 8, 16])
+def test_no_number_of_structure_tokens_knows_later_inputs(tokens_per_step: int, scope: str) -> None:
+    model = make_model(tokens_per_step=tokens_per_step, strategy="full", scope=scope)
+    inputs = make_inputs(model)
+    assert_bit_equal_before_every_change(model, inputs, 0)
+    assert_gradients_end_at_the_present(model, inputs, 0)
+
+
+def test_declared_look_ahead_is_really_heard() -> None:
+    """Guards the tests above against a model that hears nothing: the declared step is heard, the next is not."""
+    model = make_model(look_ahead=1, strategy="full")
+    for step, grads in gradients(model, make_inputs(model)):
+        assert grads["audio"][:, step + 1].any()
+        assert not grads["audio"][:, step + 2 :].any()
+
+
+def test_what_belongs_to_the_whole_clip_reaches_all_of_it() -> None:
+    model = make_model(strategy="full")
+    inputs = make_inputs(model)
+    for name in ("text", "features"):
+        with torch.no_grad():
+            before, after = model(**inputs).video, model(**{**inputs, name: -inputs[name]}).video
+        assert all(not torch.equal(before[:, step], after[:, step]) for step in range(STEPS))
+
+
+@pytest.mark.parametrize("missing", ["structure", "audio"])
+def test_models_without_a_stream_know_no_later_inputs(missing: str) -> None:
+    full = make_model(strategy="full")
+    torch.manual_seed(0)
+    model = DualForce(full.settings.model_copy(update={missing: None}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    inputs = make_inputs(full)
+    left_out = ["structure", "sigma_structure"] if missing == "structure" else ["audio"]
+    without = dict.fromkeys(left_out)
+    with torch.no_grad():
+        before = model(**{**inputs, **without})
+        for step in range(1, STEPS):
+            after = model(**{**changed_from(inputs, step, 0), **without})
+            assert torch.equal(before.video[:, :step], after.video[:, :step])
+            assert not torch.equal(before.video[:, step], after.video[:, step])

@@ -63,9 +63,10 @@ def test_a_window_may_start_anywhere() -> None:
 
 def test_samples_stack_and_odd_ones_are_refused() -> None:
     whole = fake()
-    samples = [{field.name: getattr(whole, field.name)[row] for field in fields(whole)} for row in range(2)]
+    names = [field.name for field in fields(whole) if getattr(whole, field.name) is not None]
+    samples = [{name: getattr(whole, name)[row] for name in names} for row in range(2)]
     stacked = TalkingHeadBatch.stack(samples)
-    assert all(torch.equal(getattr(stacked, field.name), getattr(whole, field.name)) for field in fields(whole))
+    assert all(torch.equal(getattr(stacked, name), getattr(whole, name)) for name in names)
     as_arrays = [{name: np.asarray(value) for name, value in sample.items()} for sample in samples]
     assert torch.equal(TalkingHeadBatch.stack(as_arrays).audio, whole.audio)
     with pytest.raises(ValueError, match="shape of video"):
@@ -80,3 +81,17 @@ def test_moving_keeps_everything() -> None:
     moved = fake().to("meta")
     assert moved.video.device.type == "meta"
     assert moved.positions.shape == (2, 4)
+
+
+def test_flame_is_there_for_all_samples_or_for_none() -> None:
+    whole = fake(flame=torch.zeros(2, 4, 4, 56))
+    samples = [{field.name: getattr(whole, field.name)[row] for field in fields(whole)} for row in range(2)]
+    assert TalkingHeadBatch.stack(samples).flame is not None
+    without = {name: value for name, value in samples[1].items() if name != "flame"}
+    assert TalkingHeadBatch.stack([without]).to("cpu").flame is None
+    with pytest.raises(ValueError, match="a sample has the fields"):
+        TalkingHeadBatch.stack([samples[0], without])
+    with pytest.raises(ValueError, match=r"expected \[clips, steps, 4, 56\]"):
+        fake(flame=torch.zeros(2, 4, 4, 50))
+    with pytest.raises(ValueError, match="flame 3"):
+        fake(flame=torch.zeros(2, 3, 4, 56))

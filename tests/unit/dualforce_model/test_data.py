@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dualforce_model import clock
 from dualforce_model.batch import Sample, TalkingHeadBatch
 from dualforce_model.data import SnapshotDataset, epoch_order
+from dualforce_model.flame import NUM_PARAMETERS
 from dualforce_model.schema import (
     Feature,
     FeatureRef,
@@ -50,13 +51,23 @@ def features(seed: int, frames: int) -> dict[str, Feature]:
     }
 
 
-def write_snapshot(folder: Path, frames: dict[str, int], weights: dict[str, float], split: dict[str, Split]) -> str:
+def with_flame(made: dict[str, Feature], frames: int) -> dict[str, Feature]:
+    """FLAME too: a frame's number, plus that of the parameter over a thousand."""
+    numbers = np.arange(frames)[:, None] + np.arange(NUM_PARAMETERS) / 1000
+    return {**made, "flame": {"parameters": numbers.astype(np.float32)}}
+
+
+def write_snapshot(
+    folder: Path, frames: dict[str, int], weights: dict[str, float], split: dict[str, Split], flame: bool = False
+) -> str:
     """A snapshot written by hand: this package does not know the one that builds them."""
     store = Storage(str(folder))
     made = {clip: features(index, count) for index, (clip, count) in enumerate(sorted(frames.items()))}
+    made = {clip: with_flame(each, frames[clip]) if flame else each for clip, each in made.items()}
     keys = {clip: f"key-{clip}" for clip in made}
+    modalities = ("video", "structure", "audio", *(("flame",) if flame else ()))
     refs: dict[str, dict[str, FeatureRef]] = {clip: {} for clip in made}
-    for modality in ("video", "structure", "audio"):
+    for modality in modalities:
         packed = pack_shard(store, modality, "fp", {clip: made[clip][modality] for clip in made}, keys)
         for clip, ref in packed.items():
             refs[clip][modality] = ref
@@ -84,8 +95,9 @@ def write_snapshot(folder: Path, frames: dict[str, int], weights: dict[str, floa
         content="c",
         dataset="set",
         policy={},
-        modalities={name: ModalityInfo(fingerprint="fp", tensors={}) for name in ("video", "structure", "audio")},
+        modalities={name: ModalityInfo(fingerprint="fp", tensors={}) for name in modalities},
         statistics={
+            "flame.parameters": TensorStatistics(mean=(0.0,) * NUM_PARAMETERS, std=(2.0,) * NUM_PARAMETERS),
             "video.latents": TensorStatistics(mean=(MEAN,) * 2, std=(STD,) * 2),
             "structure.motion": TensorStatistics(mean=(MEAN,) * 2, std=(STD, 0.0)),
             "audio.tokens": TensorStatistics(mean=(MEAN,) * 3, std=(STD,) * 3),
@@ -121,6 +133,21 @@ def assert_equal(one: Sample, other: Sample) -> None:
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_flame_is_the_motion_of_the_same_frames(tmp_path: Path) -> None:
+    write_snapshot(tmp_path, FRAMES, WEIGHTS, SPLITS, flame=True)
+    dataset = open_dataset(tmp_path)
+    row = next(row for row in dataset.rows if row.clip_id == "b")
+    found = np.asarray(dataset.window(row, start=4, reference=1)["flame"]) * 2
+    assert found.shape == (5, 4, 56)
+    np.testing.assert_allclose(found[0, :, 0], 2 + 0.1, atol=1e-4)  # the reference, expression first
+    np.testing.assert_allclose(found[1:, :, 0].reshape(-1), np.arange(13, 29) + 0.1, rtol=1e-5)
+    columns = (found[1, 0] - 13) * 1000
+    np.testing.assert_allclose(columns, [*range(100, 150), *range(153, 156), *range(150, 153)], atol=0.1)
+    batch = TalkingHeadBatch.stack([dataset[0, 0], dataset[0, 1]])
+    assert batch.flame is not None
+    assert "flame" not in open_dataset(tmp_path, modalities=["video", "audio"]).sample(0, 0)
 
 
 def test_a_window_is_a_reference_and_consecutive_steps_of_every_modality(folder: Path) -> None:

@@ -12,6 +12,7 @@ from dualforce_model.layers.masks import StepMask
 from dualforce_model.model import PRESETS, DualForce, ModelConfig
 
 TINY = PRESETS["tiny"]
+COUNTS = {"tiny": 1_661_488, "small": 111_619_040, "base": 2_190_369_926}
 
 
 def tiny(**changes: Any) -> DualForce:
@@ -75,6 +76,26 @@ def test_tiny_is_tiny_and_base_is_two_billion() -> None:
     assert sum(parameter.numel() for parameter in base.video.parameters()) < 1.1e9
 
 
+def test_presets_have_the_sizes_that_the_design_names() -> None:
+    base = PRESETS["base"]
+    for tower in (base.video, base.structure):
+        assert (tower.dim, tower.heads, tower.layers, tower.ffn_dim, tower.text_dim) == (1536, 12, 20, 8960, 4096)
+    with torch.device("meta"):
+        video = DualForce(base).video
+    assert (video.config.in_channels, video.config.out_channels, video.config.patch_size) == (36, 16, (1, 2, 2))
+    assert base.bridge.bridged(20) == tuple(range(8))
+    assert all(preset.bridge.depth is not None and preset.bridge.scope == "step" for preset in PRESETS.values())
+    assert all(not preset.video.feature_dim for preset in PRESETS.values())  # off unless asked for
+
+
+def test_sizes_of_the_presets_in_parameters() -> None:
+    counts = {}
+    for name, preset in PRESETS.items():
+        with torch.device("meta"):
+            counts[name] = sum(parameter.numel() for parameter in DualForce(preset).parameters())
+    assert counts == COUNTS  # a changed count means that older checkpoints no longer load
+
+
 def test_fitting_changes_the_widths_of_the_data_alone() -> None:
     fitted = TINY.fitted(latent_channels=8, structure_entries=70, audio_features=1024)
     assert (fitted.video.latent_channels, fitted.structure.entries, fitted.audio.features) == (8, 70, 1024)
@@ -99,6 +120,7 @@ def test_unknown_settings_are_refused() -> None:
         ({"structure": torch.zeros(2, 2, 4, 32)}, "video has 3 steps, structure 2"),
         ({"audio": torch.zeros(2, 2, 8, 40)}, "video has 3 steps, audio 2: expected 3 to 3"),
         ({"commit": True}, "commit=True without a cache"),
+        ({"features": torch.zeros(2, 3, 7)}, "features of width 7: the model takes none"),
     ],
 )
 def test_streams_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:

@@ -1,11 +1,15 @@
 """Rotations agree with diffusers' table and depend on distance alone."""
 
+import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 
 from dualforce_model.layers.rotary import (
+    angles,
+    latent_rotation,
     offset_rotation,
     rotate,
+    rotation,
     still,
     structure_rotation,
     video_rotation,
@@ -39,6 +43,30 @@ def test_offsets_are_frames_around_the_latents_centre() -> None:
     torch.testing.assert_close(turns[0], torch.ones_like(turns[0]))
     torch.testing.assert_close(turns[1].angle()[:, 0], torch.tensor([-1.5, -0.5, 0.5, 1.5]))
     assert torch.equal(turns[1], turns[2])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "times"),
+    [
+        (1, [18.5]),
+        (2, [17.5, 19.5]),
+        (4, [17, 18, 19, 20]),
+        (8, [17, 17, 18, 18, 19, 19, 20, 20]),
+    ],
+)
+def test_structure_tokens_stand_at_the_mean_time_of_their_frames(tokens: int, times: list[float]) -> None:
+    steps = (0, 5)
+    turns = structure_rotation(steps, 8, CPU, tokens).turns.view(2, tokens, 4)
+    torch.testing.assert_close(turns[0], torch.ones_like(turns[0]))
+    wanted = rotation(angles(times, 8), CPU).turns
+    torch.testing.assert_close(turns[1], wanted)
+    offsets = offset_rotation(steps, 8, CPU, tokens=tokens).turns.view(2, tokens, 4)
+    torch.testing.assert_close(offsets[1], rotation(angles([time - 18.5 for time in times], 8), CPU).turns)
+
+
+def test_video_tokens_of_a_step_share_its_time() -> None:
+    turns = latent_rotation((0, 5), 8, CPU, tokens=3).turns.view(2, 3, 4)
+    torch.testing.assert_close(turns, rotation(angles([0, 0, 0, 18.5, 18.5, 18.5], 8), CPU).turns.view(2, 3, 4))
 
 
 def test_still_tokens_are_not_turned() -> None:

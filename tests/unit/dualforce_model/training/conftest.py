@@ -1,5 +1,6 @@
 """A store with a small snapshot of made-up features, and settings that train on it within a second."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from dualforce_model import clock
 from dualforce_model.audio import AudioConfig
 from dualforce_model.bridge import BridgeConfig
 from dualforce_model.encoders import DctVideoCodec, FaceDctStructure, LogMel
+from dualforce_model.flame import NUM_PARAMETERS
 from dualforce_model.model import ModelConfig
 from dualforce_model.optimisation import OptimizerConfig
 from dualforce_model.schema import Feature, FeatureRef
@@ -56,16 +58,27 @@ def features(number: int) -> dict[str, Feature]:
         },
         "structure": {"motion": draw.standard_normal((NUM_FRAMES, FaceDctStructure().num_features)).astype(np.float32)},
         "audio": {"tokens": LogMel()(sound).astype(np.float16)},
+        "flame": {"parameters": draw.standard_normal((NUM_FRAMES, NUM_PARAMETERS)).astype(np.float32)},
     }
 
 
 @pytest.fixture(scope="session")
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """Settings resolved on a snapshot of six clips, one of them held out."""
-    folder = tmp_path_factory.mktemp("store")
+    return on_snapshot(tmp_path_factory.mktemp("store"), ("video", "structure", "audio"))
+
+
+@pytest.fixture(scope="session")
+def flame_config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """The same with FLAME parameters."""
+    return on_snapshot(tmp_path_factory.mktemp("flame_store"), ("video", "structure", "audio", "flame"))
+
+
+def on_snapshot(folder: Path, modalities: Sequence[str]) -> TrainConfig:
+    """A snapshot with these modalities, and the settings resolved on it."""
     store, made = Storage(str(folder)), {f"c{number}": features(number) for number in range(NUM_CLIPS)}
     refs: dict[str, dict[str, FeatureRef]] = {name: {} for name in made}
-    for modality in ("video", "structure", "audio"):
+    for modality in modalities:
         packed = pack_shard(
             store, modality, "fp", {n: f[modality] for n, f in made.items()}, {n: f"key-{n}" for n in made}
         )

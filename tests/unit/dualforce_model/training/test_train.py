@@ -125,7 +125,7 @@ def test_a_loss_that_is_no_number_ends_the_run(config: TrainConfig, run_folder: 
     wild = OptimizerConfig(learning_rate=1.0, warmup_steps=0, max_grad_norm=1000, weight_decay=0)
     trainer = Trainer(config.model_copy(update={"optimizer": wild}), run_folder, Accelerator(cpu=True))
     with torch.no_grad():
-        next(trainer.model.parameters()).fill_(float("nan"))
+        next(trainer.objective.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingDivergedError, match=r"lower optimizer\.learning_rate"):
         trainer.run(StopSignal())
 

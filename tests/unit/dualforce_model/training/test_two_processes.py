@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from dualforce_model import checkpoint
+from dualforce_model.losses import LossWeights
 from dualforce_model.train import train
 from dualforce_model.train_config import TrainConfig
 from dualforce_model.train_log import read_log
@@ -25,7 +26,12 @@ def launch_two(folder: Path, config: TrainConfig) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     accelerate = yaml.safe_load((ROOT / "configs/accelerate/gpu.yaml").read_text())
-    accelerate.update(num_processes=2, use_cpu=True, mixed_precision="no", main_process_port=0)
+    accelerate.update(
+        num_processes=2,
+        use_cpu=True,
+        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        main_process_port=0,
+    )
     (folder / "accelerate.yaml").write_text(yaml.safe_dump(accelerate))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "accelerate.yaml")]
     command += ["-m", "dualforce_model.train", "--config", str(folder / "config.yaml")]
@@ -42,8 +48,8 @@ def launch_two(folder: Path, config: TrainConfig) -> None:
     assert done.stderr.count("2 process(es), FSDP, cpu") == 2, "they trained side by side, not together"
 
 
-def losses(folder: Path) -> torch.Tensor:
-    rows = [row.values["loss"] for row in read_log(folder) if "loss" in row.values]
+def losses(folder: Path, name: str = "loss") -> torch.Tensor:
+    rows = [row.values[name] for row in read_log(folder) if name in row.values]
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -59,6 +65,32 @@ def test_two_processes_train_as_one(config: TrainConfig, tmp_path: Path) -> None
     torch.testing.assert_close(losses(two), losses(one), rtol=1e-5, atol=1e-6)
     for name, value in weights(one, 6).items():
         torch.testing.assert_close(weights(two, 6)[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_two_processes_judge_as_one(flame_config: TrainConfig, tmp_path: Path) -> None:
+    """FLAME map, lip contrast and learned weights: sharded, averaged and saved as the model is."""
+    judging = LossWeights(balance="learned", lips_sigma=1.0, lips=1.0, flame=1.0)
+    config = flame_config.model_copy(update={"losses": judging})
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(config, one, StopSignal())
+    launch_two(two, config)
+    for name in ("loss", "loss_flame", "loss_lips", "lesson_flame", "lesson_lips"):
+        torch.testing.assert_close(losses(two, name), losses(one, name), rtol=1e-5, atol=1e-5, msg=name)
+    expected, found = (
+        checkpoint.load_tensors(checkpoint.checkpoint_path(run, 6) / checkpoint.JUDGES_NAME) for run in (one, two)
+    )
+    for tensor_name, value in expected.items():  # Adam's first steps are of full size however small a gradient is
+        assert (found[tensor_name] - value).norm() < 1e-3 * value.norm(), tensor_name
+
+
+def test_half_precision_rounds_weights_and_nothing_else(flame_config: TrainConfig, tmp_path: Path) -> None:
+    """Noise levels, positions, targets and losses stay exact, so that the losses are nearly those of full precision."""
+    config = flame_config.model_copy(update={"steps": 3, "losses": LossWeights(lips_sigma=1.0)})
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(config, one, StopSignal())
+    launch_two(two, config.model_copy(update={"precision": "bf16"}))
+    for name in ("loss", "loss_video", "loss_structure", "loss_flame", "loss_lips", "validation_loss"):
+        torch.testing.assert_close(losses(two, name), losses(one, name), rtol=5e-3, atol=1e-4, msg=name)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(config: TrainConfig, tmp_path: Path) -> None:
