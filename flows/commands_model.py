@@ -1,10 +1,13 @@
 """Commands about models and videos: generate, evaluate, verify, estimate."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from flows.terminal import PROBLEMS, Finish, json_option, not_built, say
+from flows.commands_mova import mova_options, verify_mova
+from flows.commands_selfcheck import Device, model_options, verify_model
+from flows.terminal import PROBLEMS, Finish, json_option, say
 
 
 @click.command()
@@ -70,14 +73,20 @@ def evaluate(folder: Path, out: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("what", type=click.Choice(["machine", "model", "mova"]), default="machine")
+@model_options
+@mova_options
 @json_option
-def verify(what: str, as_json: bool) -> None:
-    """Check what works here. `machine` is built; `model` and `mova` are not yet, and say so.
+def verify(what: str, as_json: bool, preset: str, device: Device, **mova: Any) -> None:
+    """Check what works here: the machine, the model (six parts, seconds), or a MOVA checkpoint.
 
     Exit code 6 if something does not work.
     """
-    if what != "machine":
-        not_built(f"`verify {what}`", "it comes with the full-size model")
+    if what == "mova":
+        verify_mova(as_json, **mova)
+        return
+    if what == "model":
+        verify_model(as_json, preset, device)
+        return
     from tasks.checks import machine_checks
 
     report = machine_checks()
@@ -86,14 +95,53 @@ def verify(what: str, as_json: bool) -> None:
         raise Finish(PROBLEMS, f"{len(report.problems)} problems")
 
 
-@click.command()
-@click.option("--preset", help="a model by name")
-@click.option("--config", type=click.Path(path_type=Path), help="a training configuration")
-@click.option("--gpus", type=click.IntRange(1), default=1, show_default=True, help="GPUs that share the run")
+@click.command(
+    epilog="Examples: dualforce estimate --preset base --gpus 8; dualforce estimate --config configs/train/folder.yaml "
+    "train.batch_size=16"
+)
+@click.option("--preset", help="a model by name: tiny, small, base")
+@click.option("--config", type=click.Path(path_type=Path), help="a training configuration, or a flow's that trains")
+@click.option("--gpus", type=click.IntRange(1, 65_536), default=1, show_default=True, help="GPUs that share the run")
+@click.option("--crop-px", type=click.IntRange(32, 4096), help="side of the crops; default: as configured, or 512")
+@click.option("--window-steps", type=click.IntRange(2, 4096), help="steps of a training window, reference included")
+@click.option("--batch-size", type=click.IntRange(1), help="windows per training step over all GPUs")
+@click.option("--limit-gb", type=click.FloatRange(min=1), default=50.0, show_default=True, help="memory to use per GPU")
 @json_option
-def estimate(preset: str | None, config: Path | None, gpus: int, as_json: bool) -> None:
-    """Parameters, memory per GPU and FLOPs per step of a training run. Not built yet: says so and fails."""
-    not_built("`estimate`", "it comes with the full-size model")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def estimate(
+    preset: str | None,
+    config: Path | None,
+    gpus: int,
+    crop_px: int | None,
+    window_steps: int | None,
+    batch_size: int | None,
+    limit_gb: float,
+    as_json: bool,
+    overrides: tuple[str, ...],
+) -> None:
+    """Parameters, memory per GPU and FLOPs per step of a training run, with and without activation checkpointing.
+
+    The model is run on shapes alone, which takes seconds and no memory. If the run does not fit, says which single
+    changes would make it fit, and ends with exit code 6.
+    """
+    if (preset is None) == (config is None):
+        raise click.UsageError("give either --preset or --config")
+    if preset is not None and overrides:
+        raise click.UsageError(f"{overrides[0]}: settings are overridden in a --config; a --preset has none")
+    if batch_size is not None and batch_size % gpus:
+        raise click.UsageError(f"--batch-size {batch_size} cannot be shared by {gpus} GPUs; take a multiple of {gpus}")
+    from dualforce_model.estimate import estimate as estimated
+    from flows.estimation import of_file, of_preset
+
+    question = of_file(config, overrides, gpus) if config is not None else of_preset(str(preset))
+    per_gpu = batch_size // gpus if batch_size is not None else None
+    given = {"crop_px": crop_px, "num_steps": window_steps, "batch_per_gpu": per_gpu}
+    work = question.resized({name: value for name, value in given.items() if value is not None})
+    report = estimated(question.name, question.model, work, gpus, question.precision, limit_gb)
+    totals = {"checkpointed": report.checkpointed.total, "plain": report.plain.total}
+    say({**report.model_dump(mode="json"), "total_bytes": totals, "fits": report.fits}, as_json, report.text())
+    if not report.fits:
+        raise Finish(PROBLEMS, f"{report.checkpointed.total / 1e9:.1f} GB per GPU of {limit_gb:g} GB; see above")
 
 
 COMMANDS = (generate, evaluate, verify, estimate)

@@ -1,0 +1,63 @@
+"""What `dualforce estimate` is asked about: a preset, or a configuration of any flow that trains."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from dualforce_model.config import ConfigError, read_settings, shipped, validate
+from dualforce_model.dry_run import PX_PER_LATENT, Workload
+from dualforce_model.estimate import WORKLOADS
+from dualforce_model.model import PRESETS, ModelConfig
+from dualforce_model.train_config import TrainSettings
+
+CROP_PX = 512  # the design's, where a configuration does not say
+
+
+class Question(NamedTuple):
+    """One run to be estimated."""
+
+    name: str
+    model: ModelConfig
+    work: Workload
+    precision: Literal["bf16", "fp32"]
+
+    def resized(self, changes: Mapping[str, int]) -> Workload:
+        """The work with some of its numbers replaced. Raises ConfigError for sizes that do not divide into tokens."""
+        work = validate(Workload, {**self.work.model_dump(), **changes}, "the size of the work")
+        for side in self.model.video.patch_px:
+            if work.latent_px % side:
+                raise ConfigError(
+                    f"crops of {work.crop_px} px: a token covers {PX_PER_LATENT * side} px, take multiples"
+                )
+        return work
+
+
+def of_preset(name: str) -> Question:
+    """A preset at the size of data it was made for."""
+    if name not in PRESETS:
+        raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return Question(name, PRESETS[name], WORKLOADS.get(name, Workload()), "bf16")
+
+
+def of_file(path: Path, overrides: Sequence[str], gpus: int) -> Question:
+    """The training settings of a YAML file: a trainer's own, or the `train` group of a flow's or of the demo's."""
+    found = shipped(str(path))
+    data: Mapping[str, Any] = read_settings(found, overrides)
+    data = data["pipeline"] if isinstance(data.get("pipeline"), dict) else data
+    curate = data["curate"] if isinstance(data.get("curate"), dict) else {}
+    plain = data["train"] if isinstance(data.get("train"), dict) else data
+    own = {key: value for key, value in plain.items() if key not in ("store_url", "snapshot_id")}
+    settings = validate(TrainSettings, own, str(found))
+    if settings.batch_size % gpus:
+        raise ConfigError(f"{found}: batch_size {settings.batch_size} cannot be shared by {gpus} GPUs")
+    work = {
+        "crop_px": curate.get("crop_px", CROP_PX),
+        "num_steps": settings.window_steps,
+        "batch_per_gpu": settings.batch_size // gpus,
+    }
+    return Question(
+        str(path),
+        settings.model,
+        validate(Workload, work, str(found)),
+        "fp32" if settings.precision == "fp32" else "bf16",
+    )
