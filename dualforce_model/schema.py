@@ -37,6 +37,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 NAME = r"^[a-z][a-z0-9_]{0,39}$"
 TAG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 SNAPSHOT_ID = r"^[0-9a-f]{16}$"
+ID_BEGINNING = r"[0-9a-f]{4,15}"
 
 
 class SchemaError(InputError):
@@ -259,10 +260,12 @@ def decode_head(data: bytes, where: str) -> Snapshot:
 
 
 def resolve_snapshot(store: Storage, id_or_tag: str) -> str:
-    """Id that a tag, or an id itself, stands for; raises SchemaError naming what there is."""
+    """Id that a tag, an id or a unique beginning of one stands for; raises SchemaError naming what there is."""
     if re.fullmatch(SNAPSHOT_ID, id_or_tag):
         return id_or_tag
     key = tag_key(id_or_tag)
+    if re.fullmatch(ID_BEGINNING, id_or_tag) and not store.exists(key):
+        return _begun(store, id_or_tag)
     try:
         return str(json.loads(store.read(key))["snapshot"])
     except MissingKeyError as error:
@@ -270,6 +273,16 @@ def resolve_snapshot(store: Storage, id_or_tag: str) -> str:
         raise SchemaError(f"no tag {id_or_tag!r} in {store.url()}; there are: {', '.join(known) or 'none'}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise SchemaError(f"{store.url(key)}: not a tag file: {error}; set the tag again") from error
+
+
+def _begun(store: Storage, beginning: str) -> str:
+    """The one id that begins so."""
+    ids = sorted({key.split("/")[1] for key in store.list("snapshots") if key.endswith("/head.json")})
+    found = [one for one in ids if one.startswith(beginning)]
+    if len(found) != 1:
+        many = f"{len(found)} snapshots begin with {beginning!r}" if found else f"no tag and no snapshot {beginning!r}"
+        raise SchemaError(f"{many} in {store.url()}; there are: {', '.join(found or ids) or 'none'}")
+    return found[0]
 
 
 def load_snapshot(store: Storage, id_or_tag: str) -> Snapshot:

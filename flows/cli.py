@@ -46,7 +46,7 @@ def _failure(error: BaseException) -> Finish | None:
     """How an exception ends the command; None for what we did not foresee."""
     if isinstance(error, Finish):
         return error
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):  # click turns the former into the latter
         return Finish(INTERRUPTED, "interrupted; the same command goes on where it stopped")
     for kind, code in ((InputError, USAGE), (BusyError, BUSY), (InfrastructureError, BROKEN), (OSError, BROKEN)):
         if isinstance(error, kind):
@@ -80,8 +80,6 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except click.exceptions.Abort:
-        code = INTERRUPTED
     except BaseException as error:
         finish = _failure(error)
         if finish is None:

@@ -51,24 +51,31 @@ def verify_mova(
         raise click.UsageError("--run needs --output, the MP4 to write")
     if prompt is not None and embeddings is not None:
         raise click.UsageError("give either --prompt or --embeddings")
+    from dualforce_model import media
     from dualforce_model.config import apply_override, validate
     from dualforce_model.mova.inference import MovaRequest
+    from dualforce_model.mova.prompts import require_package
     from dualforce_model.mova.verify import verify
 
     wanted: dict[str, Any] = dict(SHORT)
     for override in settings:
         apply_override(wanted, override)
     request = validate(MovaRequest, wanted, "--set")
+    picture = None if image is None else media.read_image(image)  # what a run lacks is said before hours of reading
+    if run and prompt is not None:
+        require_package()
 
     def progress(line: str) -> None:
         click.echo(line, err=True)
 
     report = verify(checkpoint, load, progress)
-    if run and not report.problems:
-        assert output is not None
-        tried = _trial(checkpoint, request, output, image, (prompt, negative_prompt), embeddings, progress)
-        report = report.model_copy(update={"trial": tried})
-    say(report.model_dump(mode="json"), as_json, report.text())
+    try:
+        if run and not report.problems:
+            assert output is not None
+            tried = _trial(checkpoint, request, output, picture, (prompt, negative_prompt), embeddings, progress)
+            report = report.model_copy(update={"trial": tried})
+    finally:  # a run that fails does not take the report with it
+        say(report.model_dump(mode="json"), as_json, report.text())
     if report.problems:
         raise Finish(PROBLEMS, f"{len(report.problems)} problems in {checkpoint}")
 
@@ -77,7 +84,7 @@ def _trial(
     folder: Path,
     request: Any,
     output: Path,
-    image: Path | None,
+    picture: Any,
     words: tuple[str | None, str],
     embeddings: Path | None,
     progress: Callable[[str], None],
@@ -85,7 +92,6 @@ def _trial(
     """Run a checkpoint on the GPU in bfloat16, or on the CPU in float32."""
     import torch
 
-    from dualforce_model import media
     from dualforce_model.mova.checkpoint import MovaCheckpoint
     from dualforce_model.mova.inference import Machine
     from dualforce_model.mova.prompts import Prompts, encode
@@ -98,5 +104,4 @@ def _trial(
         prompts = Prompts.read(embeddings, checkpoint.settings("video_dit").text_dim)
     elif words[0] is not None:
         prompts = encode(checkpoint, words[0], words[1], machine.device)
-    picture = None if image is None else media.read_image(image)
     return trial(checkpoint, request, output, picture, prompts, machine, progress)

@@ -1,9 +1,11 @@
 """Commands that start flows: demo, run, up."""
 
+import shlex
 from pathlib import Path
 
 import click
 
+from flows.commands_state import failures_of
 from flows.terminal import (
     CLIPS_FAILED,
     PROBLEMS,
@@ -47,7 +49,7 @@ def demo(
 
     Makes talking-head clips (and bad ones), serves them on loopback, downloads, curates and encodes them, trains a
     small model on the CPU and measures whether its lips follow unseen speech. Six to ten minutes. The clip whose
-    server always hangs up fails as planned (exit code 0); --rerun heals it.
+    server always hangs up fails as planned (exit code 0; 3 if others fail too); --rerun heals it.
     Started again it goes on where it was stopped, or says that there is nothing to do.
     """
     from flows.demo_run import heal_demo, run_demo
@@ -55,11 +57,36 @@ def demo(
     if not rerun:
         report = run_demo(out, seed, config, overrides, port=port)
         say(report.model_dump(mode="json"), as_json, report.text(out))
+        _refuse_unplanned(out)
         return
     healed = heal_demo(out, seed, config, overrides, port=port)
     say(healed.model_dump(mode="json"), as_json, healed.text())
     if healed.failed_clips:
-        raise Finish(CLIPS_FAILED, f"{healed.failed_clips} clips failed again: `dualforce failures --traceback`")
+        raise Finish(CLIPS_FAILED, f"{healed.failed_clips} clips failed again: `{failures_of(out)} --traceback`")
+
+
+def _refuse_unplanned(out: Path) -> None:
+    """Raises Finish if clips of a finished demo failed that were not meant to."""
+    unplanned = unplanned_failures(out)
+    if unplanned:
+        named = ", ".join(unplanned[:5]) + (", ..." if len(unplanned) > 5 else "")
+        remedy = f"`{failures_of(out)}`, then `dualforce demo --rerun --out {shlex.quote(str(out))}`"
+        raise Finish(CLIPS_FAILED, f"clips failed that were not meant to: {len(unplanned)} ({named}): {remedy}")
+
+
+def unplanned_failures(out: Path) -> list[str]:
+    """Clips of a demo that failed although their kind was not made to, or otherwise than it was."""
+    from flows.inspection import failed_clips
+    from flows.pipeline import load_saved
+    from tasks.synthetic.corpus import load_corpus
+
+    items = load_corpus(out / "corpus").items
+    found = []
+    for fate in failed_clips(load_saved(out), quarantined=False).fates:
+        meant = [item.expected for item in items if fate.clip_id.startswith(f"hdtf-RD_{item.name}-")]
+        if fate.reason not in meant:
+            found.append(fate.clip_id)
+    return found
 
 
 @click.command(epilog="Example: dualforce run curate --config configs/curate/folder.yaml place.home=runs/mine")
@@ -79,16 +106,22 @@ def run(flow: str, config: Path, as_json: bool, overrides: tuple[str, ...]) -> N
 
     home = home_in(shipped(str(config)), overrides)
     with prefect_for(home, f"dualforce run {flow}") as start:
+        from flows.single import keep, kept_stages
+
         settings, notes = load_run(flow, config, overrides)
         tell(*notes)
         ready = start()
         ready()
+        keep(flow, settings, home)
         result = load_flow(flow)(settings)
     say(result.model_dump(mode="json"), as_json, result.text())
     if flow == "verify" and result.problems:
         raise Finish(PROBLEMS, f"{len(result.problems)} problems")
     if result.failed_clips:
-        raise Finish(CLIPS_FAILED, f"{result.failed_clips} clips failed: `dualforce failures`, then `dualforce rerun`")
+        again = f"`dualforce rerun --out {shlex.quote(str(home))}`"
+        if flow in kept_stages(home):
+            again = "the same command with a higher stage.attempts"
+        raise Finish(CLIPS_FAILED, f"{result.failed_clips} clips failed: `{failures_of(home)}`, then {again}")
 
 
 @click.command()

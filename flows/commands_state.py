@@ -1,26 +1,63 @@
 """Commands that look at a run's folder and mend it: plan, status, failures, rerun."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from dualforce_model.config import load_config, shipped
+from dualforce_model.config import load_config, read_settings, shipped
 from flows.terminal import CLIPS_FAILED, Finish, home_in, json_option, out_option, prefect_for, say, tell
 
 if TYPE_CHECKING:
+    from flows.extract import ExtractRun
     from flows.pipeline import PipelineRun
+
+
+def failures_of(home: Path) -> str:
+    """The command that lists what failed in a run's folder."""
+    return f"dualforce failures --out {shlex.quote(str(home))}"
+
+
+def _asked(out: Path) -> Path | None:
+    """The folder, if the person named it: then it holds whatever a configuration says."""
+    source = click.get_current_context().get_parameter_source("out")
+    return None if source == ParameterSource.DEFAULT else out
 
 
 def _pipeline(out: Path, config: Path | None) -> "PipelineRun":
     """The pipeline of a run's folder, or of a YAML file."""
     from flows.pipeline import PipelineRun, load_saved
+    from flows.single import kept_stages, moved, refuse_single
 
-    return load_config(PipelineRun, shipped(str(config))) if config else load_saved(out)
+    if config is None:
+        refuse_single(out, kept_stages(out))
+        return load_saved(out)
+    run, home = load_config(PipelineRun, shipped(str(config))), _asked(out)
+    return run if home is None else run.model_copy(update={"place": moved(run.place, home)})
+
+
+def _begun(out: Path, config: Path | None) -> "PipelineRun | ExtractRun":
+    """What says where clips stand: a pipeline's or a single stage's. Raises ConfigError where nothing ran yet."""
+    from flows.preflight import check_begun
+    from flows.single import kept_stages, load_kept, moved, stage_of, standing_of
+
+    run: PipelineRun | ExtractRun
+    if config is None:
+        run = load_kept(out) if kept_stages(out) else _pipeline(out, None)
+    else:
+        path = shipped(str(config))
+        settings, home = read_settings(path), _asked(out)
+        run = standing_of(settings, str(path)) if stage_of(settings) else _pipeline(out, config)
+        if home is not None:
+            run = run.model_copy(update={"place": moved(run.place, home)})
+    check_begun(run.place, "look at", "a flow there (or name the folder of a run with --out)")
+    return run
 
 
 config_option = click.option(
-    "--config", type=click.Path(path_type=Path), help="a pipeline's YAML; default: the one that the run's folder keeps"
+    "--config", type=click.Path(path_type=Path), help="a run's YAML; default: the one that its folder keeps"
 )
 
 
@@ -46,7 +83,7 @@ def status(out: Path, config: Path | None, as_json: bool) -> None:
     """Where all clips stand, who holds which stage, which snapshots and checkpoints there are."""
     from flows.inspection import pipeline_status
 
-    found = pipeline_status(_pipeline(out, config))
+    found = pipeline_status(_begun(out, config))
     say(found.model_dump(mode="json"), as_json, found.text())
 
 
@@ -62,7 +99,7 @@ def failures(out: Path, config: Path | None, quarantined: bool, with_traceback: 
     """Clips that failed or were quarantined, with class or reason, what was measured and the threshold."""
     from flows.inspection import failed_clips
 
-    found = failed_clips(_pipeline(out, config), quarantined=quarantined)
+    found = failed_clips(_begun(out, config), quarantined=quarantined)
     say(found.model_dump(mode="json"), as_json, found.text(with_traceback))
 
 
@@ -78,11 +115,14 @@ def rerun(out: Path, config: Path | None, clips: tuple[str, ...], damaged: bool,
     Clips named with --clip are taken even if they are quarantined as impossible; what they had and lost is made
     again.
     """
-    home = home_in(shipped(str(config)), ()) if config else out
+    home = out if config is None else _asked(out) or home_in(shipped(str(config)), ())
     with prefect_for(home, "dualforce rerun") as start:
         from flows.rerun import RerunRun
         from flows.rerun import rerun as rerun_flow
+        from flows.single import kept_stages, refuse_single, stage_of
 
+        if config is None or stage_of(read_settings(shipped(str(config)))):
+            refuse_single(home, kept_stages(home))
         settings = RerunRun(pipeline=_pipeline(out, config), clip_ids=clips, damaged=damaged)
         tell(*settings.check())
         ready = start()
@@ -90,7 +130,7 @@ def rerun(out: Path, config: Path | None, clips: tuple[str, ...], damaged: bool,
         result = rerun_flow(settings)
     say(result.model_dump(mode="json"), as_json, result.text())
     if result.failed_clips:
-        raise Finish(CLIPS_FAILED, f"{result.failed_clips} clips failed again: `dualforce failures --traceback`")
+        raise Finish(CLIPS_FAILED, f"{result.failed_clips} clips failed again: `{failures_of(home)} --traceback`")
 
 
 COMMANDS = (plan, status, failures, rerun)

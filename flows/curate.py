@@ -3,7 +3,7 @@
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.preflight import FlowRun, check_curate
+from flows.preflight import FlowRun, check_begun, check_curate
 from tasks.artifacts import publish, stage_markdown
 from tasks.curating import CurateWork
 from tasks.curation import CurateConfig
@@ -24,6 +24,7 @@ class CurateRun(FlowRun):
 
     def check(self) -> tuple[str, ...]:
         check_curate(self.curate)
+        check_begun(self.place, "curate", "acquire")
         return ()
 
 

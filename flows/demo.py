@@ -11,7 +11,7 @@ from dualforce_model.storage import file_digest, write_json, write_text
 from dualforce_model.train_log import read_log
 from flows.evaluate import EvaluateRun, evaluate
 from flows.generate import GenerateRun, generate
-from flows.pipeline import PipelineResult, PipelineRun, pipeline
+from flows.pipeline import PipelineResult, PipelineRun, pipeline, save_config
 from flows.preflight import FlowRun
 from flows.rerun import RerunResult, RerunRun, rerun
 from tasks.accounting import Account, Fate, account, fates
@@ -143,6 +143,7 @@ def demo(run: DemoRun, corpus: Corpus) -> DemoReport:
 @flow(name="heal", flow_run_name="heal {run.pipeline.place.home}")
 def heal(run: DemoRun) -> RerunResult:
     """Try again what failed; nothing is trained. The next demo trains on the new version."""
+    save_config(run.pipeline)
     result = rerun(RerunRun(pipeline=run.pipeline))
     if result.snapshot is not None:
         bring_up_to_date(run, result.snapshot.snapshot.id)
@@ -298,7 +299,7 @@ def report_markdown(report: DemoReport, judged: EvaluationReport) -> str:
 
 {judged.markdown()}
 
-The reconstruction row is what the codec itself keeps of the truth; no model on these latents can do better.
+The reconstruction row is what the codec itself keeps of the truth: about as good as these latents can show.
 "unseen" are faces that were not in training: shown, not judged. Per frame: [lips.csv](evaluation/lips.csv).
 
 ![mouth opening and sound](evaluation/lips.png)

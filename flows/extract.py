@@ -5,7 +5,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from dualforce_model.config import Frozen
-from flows.preflight import FlowRun, check_extract, check_policy
+from flows.preflight import FlowRun, check_begun, check_extract, check_policy
 from tasks.artifacts import publish, stage_markdown
 from tasks.extract import ExtractConfig
 from tasks.extracting import ExtractWork
@@ -30,7 +30,9 @@ class ExtractRun(FlowRun):
 
     def check(self) -> tuple[str, ...]:
         check_extract(self.extract)
-        return check_policy(self.policy)
+        notes = check_policy(self.policy)
+        check_begun(self.place, "extract", "acquire and curate")
+        return notes
 
 
 class ExtractResult(Frozen):

@@ -5,8 +5,10 @@ import time
 from pydantic import Field
 
 from dualforce_model.config import Frozen
+from flows.extract import ExtractRun
 from flows.pipeline import PipelineRun
 from tasks.accounting import Account, Fate, account, fates
+from tasks.acquiring import AcquireWork
 from tasks.ledger import Ledger
 from tasks.ledger_tables import Holding
 from tasks.planning import Plan
@@ -73,10 +75,16 @@ class PipelinePlan(Frozen):
     """The plan of each stage, from what the ledger knows now."""
 
     stages: dict[Stage, StagePlan]
+    leaving: int = Field(0, ge=0, description="clips that are no longer on the list")
 
     def text(self) -> str:
         """For people: a line a stage."""
-        return "\n".join(f"{stage:<8} {planned.text()}" for stage, planned in self.stages.items())
+        lines = [f"{stage:<8} {planned.text()}" for stage, planned in self.stages.items()]
+        if self.leaving:
+            lines.insert(0, f"{'list':<8} {clips(self.leaving)} left it")
+        if self.leaving or any(planned.todo for planned in self.stages.values()):
+            lines.append("then a snapshot; if it is a new version, training, generation and evaluation on it")
+        return "\n".join(lines)
 
 
 def plan_pipeline(run: PipelineRun) -> PipelinePlan:
@@ -84,15 +92,16 @@ def plan_pipeline(run: PipelineRun) -> PipelinePlan:
     stages: dict[Stage, StagePlan] = {}
     waits_for: dict[Stage, int] = {}
     with Ledger(run.place.ledger_url, missing="empty") as ledger:
+        leaving = AcquireWork(run.acquire, run.place, ledger).leaving()
         for work in run.works(ledger):
             planned, todo = plan_stage(work, ledger, run.stage)
             stages[work.stage] = StagePlan(**planned.model_dump(), waits_for=dict(waits_for))
             if todo:
                 waits_for[work.stage] = len({target.clip_id for target in todo})
-    return PipelinePlan(stages=stages)
+    return PipelinePlan(stages=stages, leaving=leaving)
 
 
-def pipeline_status(run: PipelineRun) -> StatusReport:
+def pipeline_status(run: PipelineRun | ExtractRun) -> StatusReport:
     """Clips, holders, snapshots, checkpoints."""
     from tasks.snapshotting import listing
 
@@ -109,7 +118,7 @@ def pipeline_status(run: PipelineRun) -> StatusReport:
     )
 
 
-def failed_clips(run: PipelineRun, *, quarantined: bool) -> FailureReport:
+def failed_clips(run: PipelineRun | ExtractRun, *, quarantined: bool) -> FailureReport:
     """Clips that failed, and on request those quarantined."""
     wanted = {"failed", "quarantined"} if quarantined else {"failed"}
     with Ledger(run.place.ledger_url, missing="empty") as ledger:

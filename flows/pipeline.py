@@ -7,7 +7,7 @@ import yaml
 from prefect import flow
 from pydantic import Field
 
-from dualforce_model.config import ConfigError, Frozen, read_settings, validate
+from dualforce_model.config import ConfigError, Frozen, apply_override, read_settings, validate
 from dualforce_model.storage import write_text
 from dualforce_model.train_config import TrainSettings
 from flows.acquire import AcquireRun, acquire
@@ -125,23 +125,50 @@ class PipelineResult(Frozen):
 
 
 def load_saved(out: Path, overrides: Sequence[str] = ()) -> PipelineRun:
-    """The pipeline that a run's folder keeps, wherever the folder is seen from. Raises ConfigError where none is."""
+    """The pipeline that a run's folder keeps, wherever the folder is now. Raises ConfigError where none is."""
+    settings = _read_saved(out).model_dump(mode="json")
+    for override in overrides:
+        apply_override(settings, override)
+    run = validate(PipelineRun, settings, str(out / SAVED))
+    return run.model_copy(update={"place": run.place.model_copy(update={"home": str(out)})})
+
+
+def _read_saved(out: Path) -> PipelineRun:
+    """What `save_config` wrote, with the source's paths as they are from here."""
     path = out / SAVED
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; {out} is not the folder of a run (give --out, or --config)")
-    settings = read_settings(path, overrides)
-    settings["place"]["home"] = str(out)
-    return validate(PipelineRun, settings, str(path))
+    try:
+        run = validate(PipelineRun, read_settings(path), str(path))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; the file is damaged or of another version, and starting the run again writes it anew "
+            f"(`dualforce demo --out {out}`, or `dualforce run pipeline --config YAML place.home={out}`)"
+        ) from error
+    source = run.acquire.source
+    found = {name: (out / path).resolve() for name, path in _source_paths(source).items()}
+    return run.model_copy(
+        update={"acquire": run.acquire.model_copy(update={"source": source.model_copy(update=found)})}
+    )
 
 
 def save_config(run: PipelineRun) -> None:
-    """Keep the resolved configuration in the run's folder, for status, plan, rerun and the UI."""
-    settings = run.model_dump(mode="json")
-    source = settings["acquire"]["source"]
-    for name, value in source.items():  # the folder is looked at from elsewhere later
-        if name != "name" and isinstance(value, str) and Path(value).exists():
-            source[name] = str(Path(value).resolve())
+    """Keep the resolved configuration in the run's folder, for status, plan, rerun and the UI.
+
+    The folder is looked at from elsewhere and may be moved: the source's paths below it are kept relative to it, all
+    others absolute.
+    """
+    settings, home = run.model_dump(mode="json"), run.place.folder.resolve()
+    for name, path in _source_paths(run.acquire.source).items():
+        there = path.resolve()
+        kept = there.relative_to(home) if there.is_relative_to(home) else there
+        settings["acquire"]["source"][name] = kept.as_posix()
     write_text(run.place.folder / SAVED, yaml.safe_dump(settings, sort_keys=False))
+
+
+def _source_paths(source: Frozen) -> dict[str, Path]:
+    """The settings of a source that are files or folders; other words are left alone, whatever they name."""
+    return {name: value for name, value in source if isinstance(value, Path)}
 
 
 @flow(name="pipeline", flow_run_name="pipeline {config.place.dataset}")

@@ -12,6 +12,7 @@ from dualforce_model.train_config import Encoders
 from tasks.curation import UNMEASURED, CurateConfig
 from tasks.detectors import make_detector
 from tasks.extract import ExtractConfig, make_extractors
+from tasks.place import Place
 from tasks.policy import Policy, load_policy, undecidable
 from tasks.training import LaunchConfig
 
@@ -27,9 +28,16 @@ class FlowRun(Frozen):
 def check_source(source: Frozen) -> None:
     """The list or folder that clips come from."""
     for name in type(source).model_fields:
-        value = getattr(source, name)
-        if isinstance(value, Path) and not value.exists():
-            raise ConfigError(f"acquire.source.{name}: {value}: no such file or folder")
+        value, wanted = getattr(source, name), "folder" if name == "folder" else "file"
+        if isinstance(value, Path) and not (value.is_dir() if wanted == "folder" else value.is_file()):
+            found = f"not a {wanted}" if value.exists() else f"no such {wanted}"
+            raise ConfigError(f"acquire.source.{name}: {value}: {found}")
+
+
+def check_begun(place: Place, what: str, before: str) -> None:
+    """That there is a ledger for a stage that goes on from an earlier one."""
+    if place.ledger is None and not (place.folder / "ledger.db").is_file():
+        raise ConfigError(f"{place.folder}: nothing to {what} there, it has no ledger.db; run {before} first")
 
 
 def check_curate(config: CurateConfig) -> None:

@@ -50,6 +50,7 @@ class RerunResult(Frozen):
     summaries: tuple[StageSummary, ...] = ()
     snapshot: SnapshotView | None = None
     diff: str = ""
+    new_version: bool = Field(False, description="whether the snapshot is another than before")
 
     @property
     def failed_clips(self) -> int:
@@ -68,7 +69,8 @@ class RerunResult(Frozen):
             lines += [f"snapshot {self.snapshot.line()}", self.diff]
             if self.lost:
                 lines.append("Older versions that name a lost shard stay broken: `dualforce snapshots verify` tells.")
-            lines.append("Checkpoints are still of the version before; the next run trains on this one.")
+            if self.new_version:
+                lines.append("Checkpoints are still of the version before; the next run trains on this one.")
         return "\n".join(lines)
 
 
@@ -89,7 +91,8 @@ def rerun(config: RerunRun) -> RerunResult:
     view = extracted.snapshot
     diff = difference(run.place.store_url, before, view.snapshot.id).text() if before else "the first snapshot"
     summaries = (acquired, curated, extracted.summary)
-    return RerunResult(tried=tried, lost=lost, summaries=summaries, snapshot=view, diff=diff)
+    is_new = view.snapshot.id != before
+    return RerunResult(tried=tried, lost=lost, summaries=summaries, snapshot=view, diff=diff, new_version=is_new)
 
 
 def choose(config: RerunRun, ledger: Ledger) -> tuple[tuple[str, ...], tuple[str, ...], dict[Stage, Selection]]:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dualforce_model.config import ConfigError
-from flows.server import PrefectServer
+from flows.server import PrefectServer, ServerError
 from tasks.process import Supervised, folder_lock
 
 
 def serve_until_stopped(out: Path, port: int, tell: Callable[[str], None]) -> None:
-    """Start server and deployments, wait for Ctrl-C, stop both."""
+    """Start server and deployments, wait for Ctrl-C, stop both. Raises ServerError should one end by itself."""
     if not (out / "pipeline.yaml").is_file():
         raise ConfigError(f"{out} is not the folder of a run; give --out")
     with folder_lock(out, "dualforce up"):
@@ -29,7 +29,8 @@ def _serve(out: Path, port: int, tell: Callable[[str], None]) -> None:
             tell(f"the UI is at {server.url}; deployments are served (log: {log}); Ctrl-C ends both")
             while server.process.alive() and deployments.alive():
                 time.sleep(0.5)
-            tell(f"the server or the deployments ended by themselves; see {server.log} and {log}")
+            ended, said = ("deployments", log) if server.process.alive() else ("Prefect server", server.log)
+            raise ServerError(f"the {ended} ended unasked; see {said}, then start `dualforce up --out {out}` again")
     finally:
         server.close()
 

@@ -10,8 +10,9 @@ from dualforce_model.config import Frozen
 from tasks.extract import ExtractConfig, feature_key, make_extractors
 from tasks.ledger import Ledger, Row
 from tasks.policy import Policy, judge
-from tasks.records import FailureClass, Quarantined, Reason, Score, Stage
+from tasks.records import FailureClass, Quarantined, Reason, Score, Stage, Temporary
 
+TOLD = f"{Temporary.__module__}.{Temporary.__qualname__}: "  # how a traceback ends whose error says it all itself
 Verdict = Quarantined | float  # a drop with its reason, or the weight of a clip that passes
 Outcome = Literal["passed", "quarantined", "failed", "waiting"]
 
@@ -125,7 +126,8 @@ def _stored(clip_id: str, stage: Stage, row: Row | None) -> Fate:
     if row.state == "impossible":
         return Fate(clip_id=clip_id, stage=stage, outcome="quarantined", reason=row.reason, measured=row.detail)
     last_line = row.detail.strip().splitlines()[-1] if row.detail.strip() else ""
-    return Fate(clip_id=clip_id, stage=stage, outcome="failed", reason=row.failure, measured=last_line)
+    said = last_line.removeprefix(TOLD).removeprefix(f"{row.failure}: ") if last_line.startswith(TOLD) else last_line
+    return Fate(clip_id=clip_id, stage=stage, outcome="failed", reason=row.failure, measured=said)
 
 
 def account(all_fates: list[Fate]) -> Account:

@@ -40,6 +40,11 @@ class AcquireWork(Work):
     def enlist(self, lease: Lease) -> Relisting:
         return self.ledger.relist(lease, self.config.source.name, self.listing.clips)
 
+    def leaving(self) -> int:
+        """How many clips of the ledger the list no longer has."""
+        of_source = [clip for clip in self.ledger.clips(self.place.dataset) if clip.source == self.config.source.name]
+        return sum(clip.parent_id is None and clip.clip_id not in self.clips for clip in of_source)
+
     @property
     def spec(self) -> WorkerSpec:
         kwargs = {

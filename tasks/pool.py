@@ -9,7 +9,9 @@ Every job comes back exactly once, in any order; `tasks.dispatch` has the rules.
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -94,23 +96,57 @@ def make_pool(config: PoolConfig) -> Iterator[Pool]:
         yield pool
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """What a signal handler raises while Ray's compiled code runs comes out as SystemError; raise it as it was."""
+    try:
+        yield
+    except SystemError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, Exception):
+            raise
+        raise error.__cause__ from None  # KeyboardInterrupt, SystemExit, or what Prefect makes of SIGTERM
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Starting, Ray turns SIGTERM into sys.exit. Put our handler back, and hand it a signal that came meanwhile."""
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        _handle_sigterm(ours)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        _handle_sigterm(ours)
+
+
+def _handle_sigterm(handler: Any) -> None:
+    """Set the handler where Python allows it, which is where Ray may have changed it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
 class RayWorker:
     """One actor, seen from the driver."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
-        self.answer = actor.load.remote()
+        with _interruptible():
+            self.answer = actor.load.remote()
 
     def submit(self, message: str) -> None:
         """Hand over one job; a dead actor is noticed when its answer is asked for."""
-        self.answer = self._actor.perform.remote(message)
+        with _interruptible():
+            self.answer = self._actor.perform.remote(message)
 
     def receive(self) -> str:
         """The actor's answer."""
         import ray
 
         try:
-            return str(ray.get(self.answer))
+            with _interruptible():
+                return str(ray.get(self.answer))
         except ray.exceptions.OutOfMemoryError as error:  # Ray's memory monitor ended it
             raise WorkerDied(str(error), FailureClass.OUT_OF_MEMORY) from error
         except ray.exceptions.RayError as error:
@@ -124,7 +160,8 @@ class RayWorker:
         """End the actor's process."""
         import ray
 
-        ray.kill(self._actor, no_restart=True)
+        with _interruptible():
+            ray.kill(self._actor, no_restart=True)
 
 
 class RayEngine:
@@ -139,15 +176,17 @@ class RayEngine:
 
     def start(self, spec: WorkerSpec) -> RayWorker:
         """Create an actor; it loads as soon as the cluster has room for it."""
-        return RayWorker(self._actors.remote(spec.model_dump_json(), [path for path in sys.path if path]))
+        with _interruptible():
+            return RayWorker(self._actors.remote(spec.model_dump_json(), [path for path in sys.path if path]))
 
     def wait(self, workers: Sequence[RayWorker], timeout_s: float) -> list[RayWorker]:
         """Those whose answer, or death, is known."""
         import ray
 
         by_answer = {worker.answer: worker for worker in workers}
-        ray.wait(list(by_answer), num_returns=1, timeout=timeout_s)
-        ready, _ = ray.wait(list(by_answer), num_returns=len(by_answer), timeout=0)  # all that are, not just the first
+        with _interruptible():
+            ray.wait(list(by_answer), num_returns=1, timeout=timeout_s)
+            ready, _ = ray.wait(list(by_answer), num_returns=len(by_answer), timeout=0)  # all, not just the first
         return [by_answer[answer] for answer in ready]
 
 
@@ -161,19 +200,17 @@ def _ray(config: PoolConfig) -> Iterator[RayEngine]:
     if ray.is_initialized():
         yield RayEngine(config.gpus_per_worker)
         return
+    settings: dict[str, Any] = {"address": config.address}
     with ExitStack() as stack:
-        if config.address is not None:
-            ray.init(address=config.address, log_to_driver=False, logging_level=logging.WARNING)
-        else:
-            folder = stack.enter_context(scratch_folder("ray"))
-            ray.init(
-                address="local",
-                num_cpus=config.workers,
-                object_store_memory=config.object_store_mb * 2**20,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-                _temp_dir=str(folder),
-            )
-        stack.callback(ray.shutdown)
+        if config.address is None:
+            settings = {
+                "address": "local",
+                "num_cpus": config.workers,
+                "object_store_memory": config.object_store_mb * 2**20,
+                "include_dashboard": False,
+                "_temp_dir": str(stack.enter_context(scratch_folder("ray"))),
+            }
+        stack.callback(ray.shutdown)  # harmless when it did not come up
+        with _own_sigterm(), _interruptible():
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **settings)
         yield RayEngine(config.gpus_per_worker)

@@ -101,7 +101,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(handle, 4096, 0).decode("utf-8", "replace").strip() or "an unnamed process"
+            holder = _holder(os.pread(handle, 4096, 0))
             raise FolderBusy(f"{folder} is in use by {holder}; wait for it to end or choose another folder") from None
         note = {
             "what": what,
@@ -114,6 +114,15 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _holder(note: bytes) -> str:
+    """Who holds a folder, in words, from the note in its lock file: it may be caught half written."""
+    try:
+        told = json.loads(note)
+        return f"`{told['what']}` (process {told['pid']} on {told['host']}, since {told['since']})"
+    except (ValueError, KeyError, TypeError):
+        return "a process that has not given its name yet"
 
 
 def free_port() -> int:

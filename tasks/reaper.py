@@ -2,11 +2,13 @@
 
 Ray's daemons die with their driver, but some of its agents take a minute over it. This process waits for its standard
 input to close, which happens however the owner ends; then it kills every process that has a file of the folder open
-(they all log there, and what they started inherits that), and removes the folder.
+(they all log there, and what they started inherits that), and removes the folder. Whoever ends a whole process tree
+signals it too; it ignores that, since its work begins when the others have ended.
 """
 
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -45,6 +47,8 @@ def reap(folder: Path, owner: int) -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     while os.read(0, 4096):
         continue
     reap(Path(sys.argv[1]), int(sys.argv[2]))

@@ -156,7 +156,7 @@ def build_from_ledger(place: Place, policy_path: str, extract: ExtractConfig, co
 
 
 def _candidates(ledger: Ledger, dataset: str, extract: ExtractConfig) -> Iterator[SnapshotCandidate]:
-    """Every clip with a crop, except those whose features failed: these are counted, not offered."""
+    """Every clip with a crop, except those of which a feature or a new download failed: counted, not offered."""
     features: dict[str, dict[str, FeatureRef]] = {}
     broken: set[str] = set()
     for clip_id, rows in current_features(ledger, dataset, extract).items():
@@ -168,12 +168,13 @@ def _candidates(ledger: Ledger, dataset: str, extract: ExtractConfig) -> Iterato
     downloads = {row.clip_id: row for row in ledger.rows(dataset, stage=Stage.ACQUIRE, state="done")}
     clips = {clip.clip_id: clip for clip in ledger.clips(dataset)}
     for row in ledger.rows(dataset, stage=Stage.CURATE, state="done"):
-        if row.clip_id in broken:
-            continue
         clip = clips[row.clip_id]
+        download = downloads.get(clip.parent_id or clip.clip_id)
+        if row.clip_id in broken or download is None:
+            continue
         yield SnapshotCandidate(
             clip=clip,
-            media_digest=str(downloads[clip.parent_id or clip.clip_id].value["digest"]),
+            media_digest=str(download.value["digest"]),
             num_frames=int(row.value["num_frames"]),
             scores=scores_of(row),
             features=features.get(row.clip_id, {}),

@@ -121,9 +121,12 @@ def test_a_rerun_heals_one_clip_and_makes_a_new_version(smoke: tuple[Path, dict[
     assert f"trained on the version before, {report['snapshot']}" in (out / "report.md").read_text()
 
 
-@pytest.mark.parametrize("sign", ["curate   :", "training "])
+@pytest.mark.parametrize(
+    ("sign", "number"),
+    [("curate   :", signal.SIGINT), ("curate   :", signal.SIGTERM), ("training ", signal.SIGINT)],
+)
 def test_an_interrupted_run_leaves_nothing_and_goes_on(
-    tmp_path: Path, sign: str, prefect_server: PrefectServer
+    tmp_path: Path, sign: str, number: signal.Signals, prefect_server: PrefectServer
 ) -> None:
     """Interrupted when the progress first shows the sign, with a server of its own on a port of its own."""
     out, port = tmp_path / "run", free_port()
@@ -137,10 +140,11 @@ def test_an_interrupted_run_leaves_nothing_and_goes_on(
         chunk = os.read(process.stderr.fileno(), 4096)
         assert chunk, f"it ended before it showed {sign!r}: {said.decode()}"
         said += chunk
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     rest = process.communicate(timeout=180)[1].decode()
     assert process.returncode == INTERRUPTED, rest
     assert "Traceback" not in rest
+    assert "dualforce: interrupted" in rest
     assert_nothing_left(out, process.pid)
     assert not port_in_use(port)
     finish(out, "pipeline.train.steps=30")

@@ -18,7 +18,7 @@ from flows.inspection import PipelinePlan, pipeline_status, plan_pipeline
 from flows.pipeline import PipelineRun
 from flows.rerun import RerunResult, RerunRun, rerun
 from tasks.ledger import Ledger, Row
-from tasks.records import Stage
+from tasks.records import FailureClass, Stage
 from tasks.snapshot import SnapshotError
 from tasks.snapshotting import build_from_ledger, verified
 from tasks.stages import StageSummary
@@ -99,6 +99,8 @@ def test_a_video_that_leaves_is_left_out_and_back_without_work(home: Path) -> No
     config = settings(home)
     before = build_from_ledger(config.place, config.policy, config.extract, config.snapshot).snapshot
     shutil.move(home / "videos/long.mp4", home / "long.mp4")
+    plan = plan_pipeline(config).text().splitlines()
+    assert (plan[0], plan[-1][:15]) == ("list     1 clip left it", "then a snapshot")
     left = run(config)
     assert (left[0].left, planned(left)) == (1, [0, 0, 0])
     assert "1 clip left the list, 0 came back" in left[0].text()
@@ -241,6 +243,19 @@ def test_a_clip_without_sound_has_its_other_features(home: Path) -> None:
     states = {name.split("/")[1]: row.state for name, row in rows(home, Stage.EXTRACT).items() if "silent" in name}
     assert states == {"audio": "impossible", "structure": "done", "video": "done"}
     assert pipeline_status(settings(home)).clips.quarantined == {"no_sound": 1}
+
+
+def test_a_clip_whose_new_download_failed_is_counted_and_not_offered(home: Path) -> None:
+    config = settings(home)
+    with (
+        Ledger(config.place.ledger_url) as ledger,
+        ledger.lease(config.place.dataset, Stage.ACQUIRE, "r") as lease,
+    ):
+        (long,) = [row for row in ledger.rows(config.place.dataset, Stage.ACQUIRE) if "long" in row.clip_id]
+        ledger.record(lease, [long.model_copy(update={"state": "failed", "failure": FailureClass.NETWORK, "value": {}})])
+    built = build_from_ledger(config.place, config.policy, config.extract, config.snapshot).snapshot
+    standing = pipeline_status(config).clips
+    assert (built.num_rows, standing.passed, standing.failed) == (1, 1, {"network": 1})
 
 
 def test_a_plan_makes_nothing_and_says_what_waits(home: Path) -> None:

@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -28,6 +29,31 @@ with make_pool(PoolConfig(engine=sys.argv[1], workers=2)) as pool:
         print("running", flush=True)
         if sys.argv[4] == "leave":
             break
+"""
+
+STARTER = """
+import os, signal, sys, threading, time
+from tasks.pool import PoolConfig, make_pool
+
+class Stop(BaseException):
+    pass
+
+def stop(number, frame):
+    raise Stop
+
+def when_ray_has_the_signal():
+    while signal.getsignal(signal.SIGTERM) is stop:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, stop)
+threading.Thread(target=when_ray_has_the_signal, daemon=True).start()
+try:
+    with make_pool(PoolConfig(engine="ray", workers=1)):
+        print("started")
+except Stop:
+    print("stopped")
+    sys.exit(7)
 """
 
 
@@ -98,10 +124,58 @@ def test_a_closed_ray_pool_leaves_nothing() -> None:
         assert set(os.listdir("/dev/shm")) <= shared_memory
 
 
+class Stop(BaseException):
+    """What a SIGTERM handler may raise: no Exception, as Prefect's is none."""
+
+
+@pytest.fixture
+def stopping() -> Iterator[Callable[[int, object], None]]:
+    """A SIGTERM handler of ours that raises Stop, set for the test."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stop
+
+    before = signal.signal(signal.SIGTERM, stop)
+    yield stop
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.ray
+def test_a_signal_reaches_its_handler_while_ray_works(
+    stopping: Callable[[int, object], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(WORKERS))
+    spec = WorkerSpec(target="pool_workers:Scripted", kwargs={"folder": tmp_path})
+    jobs = [Job("quick", {"name": "quick"}), Job("long", {"name": "long", "do": "sleep=300"})]
+    with make_pool(PoolConfig(engine="ray", workers=1)) as pool:
+        assert signal.getsignal(signal.SIGTERM) is stopping
+        attempts = pool.run(spec, jobs)
+        assert next(attempts).job_id == "quick"
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(Stop):
+            next(attempts)
+
+
+@pytest.mark.ray
+def test_a_signal_that_comes_while_ray_starts_reaches_its_handler() -> None:
+    before = ray_folders()
+    driver = subprocess.run([sys.executable, "-c", STARTER], capture_output=True, text=True, timeout=60)
+    assert (driver.returncode, driver.stdout) == (7, "stopped\n"), driver.stderr
+    assert eventually(lambda: ray_folders() <= before)
+
+
+def reaper_of(folder: Path) -> psutil.Process:
+    (found,) = [child for child in psutil.Process().children() if str(folder) in child.cmdline()]
+    return found
+
+
 def test_whoever_lives_in_a_scratch_folder_ends_with_it() -> None:
     with scratch_folder("test") as folder:
         with open(folder / "log", "wb") as log:
             daemon = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], stdout=log)
+        time.sleep(0.5)  # so that the reaper has begun
+        for number in (signal.SIGTERM, signal.SIGINT):
+            reaper_of(folder).send_signal(number)  # as whoever ends a whole process tree does
     assert daemon.wait(5) == -signal.SIGKILL
     assert not folder.exists()
 

@@ -22,6 +22,7 @@ from dualforce_model.schema import (
     decode_manifest,
     encode_head,
     encode_manifest,
+    head_key,
     load_snapshot,
     num_rows,
     resolve_snapshot,
@@ -135,6 +136,15 @@ def test_an_id_stands_for_itself_and_a_tag_for_what_it_names(tmp_path: Path) -> 
     assert resolve_snapshot(store, ID) == ID
     with pytest.raises(SchemaError, match="there are: none"):
         load_snapshot(store, "latest")
+    for one in ("abcd000000000000", "abcd111111111111", "ef01222222222222"):
+        store.write(head_key(one), b"{}")
+    assert resolve_snapshot(store, "ef01") == "ef01222222222222"
+    with pytest.raises(SchemaError, match=r"2 snapshots begin with 'abcd' .*: abcd000000000000, abcd111111111111"):
+        resolve_snapshot(store, "abcd")
+    with pytest.raises(SchemaError, match="no tag and no snapshot 'dead'"):
+        resolve_snapshot(store, "dead")
+    store.write(tag_key("abcd"), b'{"snapshot": "ef01222222222222"}')
+    assert resolve_snapshot(store, "abcd") == "ef01222222222222", "a tag goes first"
     with pytest.raises(ValueError, match="not an id's form"):
         tag_key(ID)
     with pytest.raises(ValueError, match="tag"):

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from dualforce_model.errors import BusyError, InfrastructureError, InputError
 from flows.cli import _failure, _register, cli
-from flows.terminal import BROKEN, BUSY, NOT_BUILT, USAGE, Finish
+from flows.terminal import BROKEN, BUSY, INTERRUPTED, NOT_BUILT, USAGE, Finish
 
 _register()
 ROOT = Path(__file__).resolve().parents[3]
@@ -73,6 +73,8 @@ def test_what_is_not_built_says_so_and_fails() -> None:
         (BusyError("x"), BUSY),
         (InfrastructureError("x"), BROKEN),
         (OSError(28, "No space left on device"), BROKEN),
+        (KeyboardInterrupt(), INTERRUPTED),
+        (click.exceptions.Abort(), INTERRUPTED),
     ],
 )
 def test_errors_become_exit_codes(error: BaseException, code: int) -> None:

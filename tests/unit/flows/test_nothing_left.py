@@ -41,7 +41,7 @@ def refused(folder: Path, *arguments: str) -> str:
     ("flow", "override", "said"),
     [
         ("acquire", "fetchh=1", "fetchh: unknown setting"),
-        ("acquire", "acquire.source.folder=nowhere", "acquire.source.folder: nowhere: no such file or folder"),
+        ("acquire", "acquire.source.folder=nowhere", "acquire.source.folder: nowhere: no such folder"),
         ("curate", "curate.crop_px=97", "curate.crop_px"),
         ("curate", "curate.detector.name=cascade", "detector 'cascade': no such detector"),
         ("extract", "policy=configs/policy/none.yaml", "configs/policy/none.yaml: no such file"),
@@ -91,13 +91,16 @@ def test_a_command_that_cannot_be_leaves_nothing(tmp_path: Path, arguments: list
 
 @pytest.mark.parametrize("command", ["plan", "status", "failures"])
 def test_looking_at_what_never_ran_makes_nothing(tmp_path: Path, command: str) -> None:
-    """Given a configuration there is something to say: everything is still to do."""
+    """Given a configuration everything is still to do, and nothing stands anywhere."""
     settings = yaml.safe_load(shipped("configs/pipeline/folder.yaml").read_text())
     home, videos, config = tmp_path / "empty", tmp_path / "videos", tmp_path / "x.yaml"
     home.mkdir()
     videos.mkdir()
     settings["acquire"]["source"]["folder"] = str(videos)
     config.write_text(yaml.safe_dump(settings))
+    if command != "plan":
+        assert "runs/mine: nothing to look at there" in refused(home, command, "--config", str(config))
+        return
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         result = CliRunner().invoke(cli, [command, "--config", str(config), "--json"])

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from dualforce_model.config import ConfigError
-from flows.preflight import check_policy
+from flows.preflight import check_begun, check_policy, check_source
+from tasks.place import Place
+from tasks.sources.folder import FolderConfig
 
 SHIPPED = sorted(path.stem for path in (Path(__file__).parents[3] / "configs" / "policy").glob("*.yaml"))
 
@@ -30,3 +32,17 @@ def test_a_rule_that_nobody_can_decide_is_named_with_what_it_would_take(tmp_path
         check_policy(str(path))
     path.write_text(f"name: kind\n{group}:\n  yaw_deg: {rule.replace('WHAT', 'pass')}\n")
     check_policy(str(path))
+
+
+def test_a_source_must_be_of_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").touch()
+    check_source(FolderConfig(folder=tmp_path))
+    with pytest.raises(ConfigError, match=r"acquire\.source\.folder: .*list\.txt: not a folder"):
+        check_source(FolderConfig(folder=tmp_path / "list.txt"))
+    with pytest.raises(ConfigError, match=r"acquire\.source\.folder: .*: no such folder"):
+        check_source(FolderConfig(folder=tmp_path / "nowhere"))
+
+
+def test_a_later_stage_names_the_one_that_comes_first(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing to curate there.*run acquire first"):
+        check_begun(Place(home=str(tmp_path)), "curate", "acquire")

@@ -61,7 +61,17 @@ def test_fates_follow_a_clip_as_far_as_it_came(tmp_path: Path) -> None:
             ledger.record(lease, [row(name, Stage.ACQUIRE) for name in ("cut", "short")])
             ledger.record(lease, [row("gone", Stage.ACQUIRE, "impossible", reason="gone", detail="404")])
             ledger.record(
-                lease, [row("lost", Stage.ACQUIRE, "failed", failure="network", detail="x\nreset", attempts=3)]
+                lease,
+                [
+                    row(
+                        "lost",
+                        Stage.ACQUIRE,
+                        "failed",
+                        failure="network",
+                        detail="x\ntasks.records.Temporary: network: reset",
+                        attempts=3,
+                    )
+                ],
             )
         with ledger.lease("d", Stage.CURATE, "r") as lease:
             for name, scores in (("cut-1", good), ("short", {**good, "duration_s": {"method": "m", "value": 1.0}})):

@@ -79,7 +79,11 @@ def test_the_tree_ends_when_we_are_killed(tmp_path: Path) -> None:
 
 def test_a_folder_has_one_owner_and_the_second_learns_who(tmp_path: Path) -> None:
     with folder_lock(tmp_path, "training"):
-        with pytest.raises(FolderBusy, match=rf"training.*{os.getpid()}"), folder_lock(tmp_path, "again"):
+        words = rf"is in use by `training` \(process {os.getpid()} on \S+, since 20[\d-]+ [\d:]+\); wait"
+        with pytest.raises(FolderBusy, match=words), folder_lock(tmp_path, "again"):
+            pass
+        (tmp_path / ".lock").write_text('{"what": "trai')
+        with pytest.raises(FolderBusy, match="not given its name yet"), folder_lock(tmp_path, "again"):
             pass
     with folder_lock(tmp_path, "later"):
         assert (tmp_path / ".lock").is_file()
