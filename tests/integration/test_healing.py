@@ -252,7 +252,8 @@ def test_a_clip_whose_new_download_failed_is_counted_and_not_offered(home: Path)
         ledger.lease(config.place.dataset, Stage.ACQUIRE, "r") as lease,
     ):
         (long,) = [row for row in ledger.rows(config.place.dataset, Stage.ACQUIRE) if "long" in row.clip_id]
-        ledger.record(lease, [long.model_copy(update={"state": "failed", "failure": FailureClass.NETWORK, "value": {}})])
+        failed = {"state": "failed", "failure": FailureClass.NETWORK, "value": {}}
+        ledger.record(lease, [long.model_copy(update=failed)])
     built = build_from_ledger(config.place, config.policy, config.extract, config.snapshot).snapshot
     standing = pipeline_status(config).clips
     assert (built.num_rows, standing.passed, standing.failed) == (1, 1, {"network": 1})
