@@ -35,7 +35,7 @@ class AudioConfig(Frozen):
     """What is heard, and by which layers."""
 
     features: int = Field(40, ge=1, description="numbers per audio token")
-    layers: int = Field(3, ge=0, le=100, description="layers of both towers that listen, from the first on")
+    layers: int = Field(3, ge=1, le=100, description="layers of both towers that listen, from the first on")
     past_steps: int = Field(1, ge=0, le=8, description="steps of sound before a step that reach it")
     look_ahead_steps: int = Field(
         0, ge=0, le=8, description="steps of sound after a step that reach it: 160 ms of latency each"

@@ -248,9 +248,10 @@ def training_step(config: ModelConfig, work: Workload, dtype: torch.dtype, check
 
 
 def generation_cache_bytes(config: ModelConfig, work: Workload, dtype: torch.dtype) -> int:
-    """Memory of one stream of cached generation; it does not grow after the first step."""
+    """Memory of one stream of cached generation, once the past of the sound is full; then it does not grow."""
     model = on_shapes(config, dtype)
-    given = arguments(config, work.model_copy(update={"num_steps": 1, "batch_per_gpu": 1}), dtype=dtype)
+    num_steps = 1 if config.audio is None else max(config.audio.past_steps, 1)
+    given = arguments(config, work.model_copy(update={"num_steps": num_steps, "batch_per_gpu": 1}), dtype=dtype)
     cache = model.new_cache(1)
     with torch.no_grad(), FusedKernels():
         model(**given, cache=cache, commit=True)

@@ -152,7 +152,10 @@ class DualForce(ModelMixin, ConfigMixin, PeftAdapterMixin):
         by the look-ahead. `mask` replaces the model's band of `window_steps` (only without a cache). Text and reference
         features belong to the whole clip; where `features_mask` is False, or all of them are missing, there are none.
         """
-        _check_streams(self.settings, video, structure, audio, mask, cache, commit)
+        _check_streams(self.settings, video, structure, audio)
+        levels = {"sigma_video": sigma_video, "sigma_structure": sigma_structure}
+        _check_shapes(video, structure, reference, audio, audio_mask, **levels, positions=positions)
+        _check_memory(video, positions, mask, cache, commit)
         known = _features(self.settings, features, features_mask)
         steps = mask or (cache.mask(video.shape[1]) if cache is not None else None)
         steps = steps or StepMask.causal(video.shape[1], self.settings.window_steps)
@@ -255,15 +258,7 @@ def _features(settings: ModelConfig, features: Tensor | None, mask: Tensor | Non
     return Features(features, valid)
 
 
-def _check_streams(
-    settings: ModelConfig,
-    video: Tensor,
-    structure: Tensor | None,
-    audio: Tensor | None,
-    mask: StepMask | None,
-    cache: StepCache | None,
-    commit: bool,
-) -> None:
+def _check_streams(settings: ModelConfig, video: Tensor, structure: Tensor | None, audio: Tensor | None) -> None:
     """Refuse streams that the model has not, that are missing, or that disagree about the number of steps."""
     for name, stream, wanted in (("structure", structure, settings.structure), ("audio", audio, settings.audio)):
         if (stream is None) != (wanted is None):
@@ -276,9 +271,58 @@ def _check_streams(
         most = num_steps + settings.audio.look_ahead_steps
         if not num_steps <= audio.shape[1] <= most:
             raise ValueError(f"video has {num_steps} steps, audio {audio.shape[1]}: expected {num_steps} to {most}")
-    if cache is None and commit:
-        raise ValueError("commit=True without a cache: there is nothing to commit to; make one with new_cache")
-    if cache is not None and mask is not None:
+
+
+def _check_shapes(
+    video: Tensor,
+    structure: Tensor | None,
+    reference: Tensor,
+    audio: Tensor | None,
+    valid: Tensor | None,
+    **given: Tensor | None,
+) -> None:
+    """Refuse what would be broadcast over the batch or fail deep in a layer. `given`: one number per step."""
+    if (structure is None) != (given["sigma_structure"] is None):
+        found = "sigma_structure was given without structure"
+        if structure is not None:
+            found = "structure was given without sigma_structure"
+        raise ValueError(f"{found}: noisy structure and its noise levels come together")
+    batch = video.shape[0]
+    wanted: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        "structure": (structure, () if structure is None else (batch, *structure.shape[1:])),
+        "reference": (reference, (batch, *video.shape[2:])),
+        "audio": (audio, () if audio is None else (batch, *audio.shape[1:])),
+        "audio_mask": (None if audio is None else valid, () if audio is None else (batch, *audio.shape[1:3])),
+        **{name: (each, tuple(video.shape[:2])) for name, each in given.items()},
+    }
+    for name, (each, shape) in wanted.items():
+        if each is not None and tuple(each.shape) != shape:
+            raise ValueError(
+                f"{name} is of shape {tuple(each.shape)}, expected {shape}: video holds {batch} streams of "
+                f"{video.shape[1]} steps"
+            )
+
+
+def _check_memory(
+    video: Tensor, positions: Tensor, mask: StepMask | None, cache: StepCache | None, commit: bool
+) -> None:
+    """Refuse masks and caches that are not of these steps."""
+    if mask is not None and (len(mask.queries), len(mask.keys)) != (video.shape[1], video.shape[1]):
+        raise ValueError(
+            f"video has {video.shape[1]} steps, mask {len(mask.queries)} queries and {len(mask.keys)} keys: "
+            f"make it with StepMask.causal({video.shape[1]}, window)"
+        )
+    if cache is None:
+        if commit:
+            raise ValueError("commit=True without a cache: there is nothing to commit to; make one with new_cache")
+        return
+    if mask is not None:
         raise ValueError("mask and cache together: with a cache the window decides who is seen; leave mask out")
-    if cache is not None and cache.batch != video.shape[0]:
+    if cache.batch != video.shape[0]:
         raise ValueError(f"the cache holds {cache.batch} streams, the batch has {video.shape[0]}")
+    # Only an empty cache is asked: looking at positions waits for the device. On shapes alone there are none.
+    if cache.length == 0 and not positions.is_meta and bool((positions[:, 0] != 0).any()):
+        raise ValueError(
+            f"the cache is empty and the first positions are {positions[:, 0].tolist()}: what it takes in first stays "
+            "as the reference, so commit position 0 first"
+        )

@@ -80,6 +80,15 @@ class TrainSettings(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fed_with_what_is_stored(self) -> Self:
+        if self.model.video.feature_dim:
+            raise ValueError(
+                f"model.video.feature_dim {self.model.video.feature_dim}: a snapshot holds no reference features, so "
+                "training would never feed them; set it to 0"
+            )
+        return self
+
     def resolve(self, store_url: str, snapshot_id: str) -> "TrainConfig":
         """These settings on one snapshot."""
         return TrainConfig(store_url=store_url, snapshot_id=snapshot_id, **dict(self))

@@ -72,10 +72,12 @@ def find_files(path: Path) -> tuple[Path, ...]:
 
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
-        placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(placed.values()))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
         raise WeightsError(f"{index}: not an index of shards: {error!r}; download it again") from error
+    if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+        raise WeightsError(f"{index}: weight_map does not name a file for every tensor; download it again")
+    names = sorted(set(placed.values()))
     for name in names:
         if Path(name).name != name:
             raise WeightsError(f"{index}: names the shard {name!r}, which is not a file beside it")
@@ -110,12 +112,24 @@ def _unpickled(path: Path) -> Iterator[StoredTensor]:
     """Tensors of a .pth file. Nothing in it is run: only tensors and plain containers are let through."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError as error:
+        raise WeightsError(f"{path}: not readable: {error}") from error
     except Exception as error:  # a hostile or torn file makes the reader fail in ways of its own
-        raise WeightsError(f"{path}: not readable as tensors alone: {error}; convert it to safetensors") from error
+        # Torch's own message, which advises to load such a file with its code run, goes no further.
+        kind = type(error).__name__
+        raise WeightsError(
+            f"{path}: not readable as tensors alone ({kind}); nothing in it was run. Download it again from a source "
+            "that you trust, as safetensors if there is one"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: holds more than named tensors; take the file of the weights alone")
 
     for name, tensor in state.items():
+        if tensor.layout is not torch.strided or tensor.is_nested or tensor.device.type != "cpu":
+            raise WeightsError(
+                f"{path}: {name} is a {tensor.layout} tensor on {tensor.device}, expected plain numbers; take the "
+                "weights as safetensors"
+            )
         yield StoredTensor(str(name), path, tuple(tensor.shape), partial(state.__getitem__, name))
 
 

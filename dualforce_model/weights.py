@@ -47,7 +47,7 @@ UNSEEN: Mapping[str, tuple[str, ...]] = {
     "qk_norm": ("qk_norm",),
     "cross_attn_norm": ("cross_attn_norm",),
 }
-_BLOCK = re.compile(r"^blocks\.(\d+)\.(.+)$")
+_BLOCK = re.compile(r"^blocks\.(0|[1-9][0-9]{0,8})\.(.+)$")
 
 
 class WarmStart(Frozen):
@@ -197,6 +197,12 @@ def diffusers_names(shapes: Shapes) -> tuple[Layout, dict[str, str]]:
 
 def _count_layers(names: Mapping[str, str]) -> int:
     found = {int(match[1]) for match in map(_BLOCK.match, names) if match}
+    if not found:
+        raise WeightsError(f"no layer, blocks.0 and so on, among the tensors {listed(sorted(names))}; point to the "
+                           "folder or file of the transformer itself")  # fmt: skip
+    if max(found) >= len(names):
+        raise WeightsError(f"the checkpoint names a layer {max(found)} and has {len(names)} tensors in all; "
+                           "download it again")  # fmt: skip
     absent = sorted(set(range(max(found) + 1)) - found)
     if absent:
         raise WeightsError(f"the checkpoint has no layer {listed(list(map(str, absent)))} of {max(found) + 1}; "
@@ -259,7 +265,7 @@ def check_settings(path: Path, tower: VideoTower, source_layers: int) -> tuple[s
     if path.is_file():
         try:
             settings = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError, ValueError) as error:
+        except (OSError, ValueError, RecursionError, TypeError) as error:
             raise WeightsError(f"{path}: not readable as settings: {error}; download it again") from error
     if settings.get("num_layers", source_layers) != source_layers:
         raise WeightsError(f"{path}: num_layers is {settings['num_layers']}, the weights have {source_layers} layers; "

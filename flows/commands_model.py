@@ -1,9 +1,11 @@
 """Commands about models and videos: generate, evaluate, verify, estimate."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from flows.commands_mova import mova_options, verify_mova
 from flows.commands_selfcheck import Device, model_options, verify_model
@@ -76,11 +78,15 @@ def evaluate(folder: Path, out: Path | None, as_json: bool) -> None:
 @model_options
 @mova_options
 @json_option
-def verify(what: str, as_json: bool, preset: str, device: Device, **mova: Any) -> None:
+@click.pass_context
+def verify(context: click.Context, /, what: str, as_json: bool, preset: str, device: Device, **mova: Any) -> None:
     """Check what works here: the machine, the model (six parts, seconds), or a MOVA checkpoint.
 
     Exit code 6 if something does not work.
     """
+    for owner, names in (("model", ("preset", "device")), ("mova", mova)):
+        if what != owner:
+            _refuse_options(context, names, what, owner)
     if what == "mova":
         verify_mova(as_json, **mova)
         return
@@ -93,6 +99,15 @@ def verify(what: str, as_json: bool, preset: str, device: Device, **mova: Any) -
     say(report.model_dump(mode="json"), as_json, report.text())
     if report.problems:
         raise Finish(PROBLEMS, f"{len(report.problems)} problems")
+
+
+def _refuse_options(context: click.Context, names: Iterable[str], what: str, owner: str) -> None:
+    """A check that ignored what was asked of another would look passed."""
+    given = {name for name in names if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    for parameter in context.command.params:
+        if parameter.name in given:
+            option = "/".join((*parameter.opts, *parameter.secondary_opts))
+            raise click.UsageError(f"{option} is an option of `verify {owner}`; this is `verify {what}`")
 
 
 @click.command(

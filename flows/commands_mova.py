@@ -1,6 +1,7 @@
 """`dualforce verify mova`: its options, and what it does with them."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +53,15 @@ def verify_mova(
     if prompt is not None and embeddings is not None:
         raise click.UsageError("give either --prompt or --embeddings")
     from dualforce_model import media
-    from dualforce_model.config import apply_override, validate
-    from dualforce_model.mova.inference import MovaRequest
     from dualforce_model.mova.prompts import require_package
     from dualforce_model.mova.verify import verify
 
-    wanted: dict[str, Any] = dict(SHORT)
-    for override in settings:
-        apply_override(wanted, override)
-    request = validate(MovaRequest, wanted, "--set")
+    request = _request(settings)
     picture = None if image is None else media.read_image(image)  # what a run lacks is said before hours of reading
     if run and prompt is not None:
         require_package()
 
-    def progress(line: str) -> None:
-        click.echo(line, err=True)
-
+    progress = partial(click.echo, err=True)
     report = verify(checkpoint, load, progress)
     try:
         if run and not report.problems:
@@ -78,6 +72,17 @@ def verify_mova(
         say(report.model_dump(mode="json"), as_json, report.text())
     if report.problems:
         raise Finish(PROBLEMS, f"{len(report.problems)} problems in {checkpoint}")
+
+
+def _request(settings: tuple[str, ...]) -> Any:
+    """A short trial, with the settings that were given."""
+    from dualforce_model.config import apply_override, validate
+    from dualforce_model.mova.inference import MovaRequest
+
+    wanted: dict[str, Any] = dict(SHORT)
+    for override in settings:
+        apply_override(wanted, override)
+    return validate(MovaRequest, wanted, "--set")
 
 
 def _trial(

@@ -100,7 +100,8 @@ class StepCache:
         return band(StepRing(self.window).steps(self.length), num_new, self.length, self.window)
 
     def num_bytes(self) -> int:
-        """Memory held, in bytes: constant once the first step is committed."""
+        """Memory held, in bytes: constant once the window and the audio's past are full."""
         kept = [tensor for memory in self._memories.values() for tensor in (memory.keys, memory.values)]
         kept += [self.audio.tokens, self.audio.valid, self.audio.positions] if self.audio is not None else []
+        kept.append(self.structure)
         return sum(tensor.numel() * tensor.element_size() for tensor in kept if isinstance(tensor, torch.Tensor))

@@ -27,7 +27,7 @@ from dualforce_model.mova.components import (
     sources,
 )
 from dualforce_model.mova.files import Problem, Weights, read_json, read_weights
-from dualforce_model.mova.settings import IndexFile, Settings
+from dualforce_model.mova.settings import STRIDE_FRAMES, STRIDE_PX, IndexFile, Settings
 
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # what weights may be
 DECLARED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -162,10 +162,22 @@ def inspect(root: Path) -> Inspection:
         part = _part(root, component, told, problems)
         if part is not None:
             parts[component.folder] = part
-    if not any((root / "tokenizer" / name).is_file() for name in TOKENIZER_FILES):
-        problems.append(Problem(file="tokenizer/", message=f"expected one of {', '.join(TOKENIZER_FILES)}"))
+    _check_tokenizer(root / "tokenizer", problems)
     problems += _disagreements({folder: part.settings for folder, part in parts.items()})
     return Inspection(root, index, parts, problems)
+
+
+def _check_tokenizer(folder: Path, problems: list[Problem]) -> None:
+    """One of its files, and a model with a vocabulary where that is JSON."""
+    fast, slow = (folder / name for name in TOKENIZER_FILES)
+    if fast.is_file():
+        count = len(problems)
+        model = read_json(fast, problems).get("model")
+        if len(problems) == count and not (isinstance(model, dict) and model.get("vocab")):
+            message = "no vocabulary; expected the tokenizer that transformers saved"
+            problems.append(Problem(file=f"tokenizer/{fast.name}", subject="model", message=message))
+    elif not slow.is_file():
+        problems.append(Problem(file="tokenizer/", message=f"expected one of {', '.join(TOKENIZER_FILES)}"))
 
 
 def _part(root: Path, component: Component, index: Told, problems: list[Problem]) -> Part | None:
@@ -181,20 +193,28 @@ def _part(root: Path, component: Component, index: Told, problems: list[Problem]
     settings = _validated(component.settings, told, place, problems) if told else None
     if settings is None:
         return None
-    name = told.get("_class_name", (told.get("architectures") or [component.class_name])[0])
+    name = _class_name(told, component.class_name)
     if name != component.class_name:
-        message = f"{name!r}, expected {component.class_name!r}"
+        message = f"{name!r:.80}, expected {component.class_name!r}"
         problems.append(Problem(file=place, subject="_class_name", message=message))
         return None
     try:
         wanted = expected(component, settings, told)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
+    except (ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
         problems.append(Problem(file=place, message=f"no model can be built by these settings: {error}"))
         return None
     weights = read_weights(folder, problems) if wanted else Weights({}, ())
     if weights.tensors:
         problems += _differences(component.folder, wanted, weights, told)
     return Part(component, settings, told, weights)
+
+
+def _class_name(told: Told, default: str) -> Any:
+    """What diffusers, or else transformers, calls the class; `default` where the file does not say."""
+    architectures = told.get("architectures", [])
+    if "_class_name" in told or architectures == []:
+        return told.get("_class_name", default)
+    return architectures[0] if isinstance(architectures, list) else architectures
 
 
 def _validated(model: type[Settings], told: Told, place: str, problems: list[Problem]) -> Settings | None:
@@ -282,6 +302,8 @@ def _disagreements(settings: dict[str, Any]) -> list[Problem]:
             "audio_vae latents per second",
             sound.sample_rate / sound.hop,
         ),
+        ("video_vae", "dim_mult (pixels per latent)", pictures.stride_px, "MOVA's", STRIDE_PX),
+        ("video_vae", "temperal_downsample (frames per latent)", pictures.stride_frames, "MOVA's", STRIDE_FRAMES),
         ("audio_dit", "in_dim", audio.in_dim, "audio_vae latent_dim", sound.latent_dim),
         ("audio_dit", "out_dim", audio.out_dim, "audio_vae latent_dim", sound.latent_dim),
         ("video_dit", "out_dim", high.out_dim, "video_vae z_dim", pictures.z_dim),

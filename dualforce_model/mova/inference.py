@@ -22,11 +22,10 @@ from dualforce_model.errors import InputError
 from dualforce_model.mova.checkpoint import MovaCheckpoint
 from dualforce_model.mova.prompts import Prompts
 from dualforce_model.mova.schedule import PairSchedule
-from dualforce_model.mova.settings import VideoVaeSettings
+from dualforce_model.mova.settings import PATCH_PX, STRIDE_FRAMES, STRIDE_PX, VideoVaeSettings
 from dualforce_model.mova.step import DualTower, Latents, guided
 
 MASK_CHANNELS = 4  # one per pixel frame of a latent frame
-STRIDE_PX, STRIDE_FRAMES, PATCH_PX = 8, 4, 2  # of the video VAE, and of the towers on its latents
 EXPERTS = ("video_dit", "video_dit_2")  # above and below the boundary
 CPU = torch.device("cpu")
 Progress = Callable[[str], None]

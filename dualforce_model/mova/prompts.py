@@ -46,13 +46,18 @@ class Prompts:
         return cls(held["positive"][None].float(), held["negative"][None].float())
 
 
-def encode(checkpoint: MovaCheckpoint, prompt: str, negative: str, device: torch.device) -> Prompts:
-    """Embeddings of two texts by the checkpoint's UMT5. Raises InputError when `transformers` is not installed."""
+def require_package() -> None:
+    """Raises InputError when `transformers`, which runs the text encoder, is not installed."""
     if importlib.util.find_spec("transformers") is None:
         raise InputError(
             "prompts as text need the package transformers, which is not installed; "
-            "install it, or give prompt embeddings in a file"
+            "install it (the extra lora brings it), or give prompt embeddings in a file"
         )
+
+
+def encode(checkpoint: MovaCheckpoint, prompt: str, negative: str, device: torch.device) -> Prompts:
+    """Embeddings of two texts by the checkpoint's UMT5. Raises InputError when `transformers` is not installed."""
+    require_package()
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.root / "tokenizer", local_files_only=True)

@@ -4,17 +4,25 @@ The code that wrote the release has defaults that differ from the release in a d
 error here, never a guess. Fields that we do not name are the release's own bookkeeping and are left alone.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dualforce_model.bridge import Strategy
 
+STRIDE_PX, STRIDE_FRAMES, PATCH_PX = 8, 4, 2  # of the video VAE, and of the towers on its latents
+MAX_SIDE = 1_000_000  # of any width or count: four times the release's largest, its vocabulary
+MAX_LAYERS = 1000
+MAX_LEVELS = 8  # of a VAE
+Rate = Annotated[int, Field(ge=1, le=1000)]
+Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]  # divides the latents
+
 
 class Settings(BaseModel):
     """Base of a component's settings: immutable; fields of the file that are not named here are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
     inert: ClassVar[dict[str, Any]] = {}  # fields that must have this value where the file has them at all
 
     @model_validator(mode="before")
@@ -37,14 +45,14 @@ class WanTowerSettings(Settings):
         "seperated_timestep": False,
         "fuse_vae_embedding_in_latents": False,
     }
-    dim: int = Field(ge=1, description="width of the tower")
-    in_dim: int = Field(ge=1, description="channels in")
-    out_dim: int = Field(ge=1, description="channels out")
-    ffn_dim: int = Field(ge=1, description="inner width of the feed-forward nets")
-    text_dim: int = Field(ge=1, description="width of prompt embeddings")
-    freq_dim: int = Field(ge=2, multiple_of=2, description="width of the timestep's sinusoid")
-    num_heads: int = Field(ge=1, description="attention heads")
-    num_layers: int = Field(ge=1, le=1000, description="blocks")
+    dim: int = Field(ge=1, le=MAX_SIDE, description="width of the tower")
+    in_dim: int = Field(ge=1, le=MAX_SIDE, description="channels in")
+    out_dim: int = Field(ge=1, le=MAX_SIDE, description="channels out")
+    ffn_dim: int = Field(ge=1, le=MAX_SIDE, description="inner width of the feed-forward nets")
+    text_dim: int = Field(ge=1, le=MAX_SIDE, description="width of prompt embeddings")
+    freq_dim: int = Field(ge=2, le=MAX_SIDE, multiple_of=2, description="width of the timestep's sinusoid")
+    num_heads: int = Field(ge=1, le=MAX_SIDE, description="attention heads")
+    num_layers: int = Field(ge=1, le=MAX_LAYERS, description="blocks")
     eps: float = Field(gt=0, description="of every norm")
     require_clip_embedding: Literal[False] = Field(description="image features through cross-attention")
 
@@ -63,7 +71,9 @@ class WanTowerSettings(Settings):
 class TowerSettings(WanTowerSettings):
     """A video tower."""
 
-    patch_size: tuple[Literal[1], int, int] = Field(description="frames, rows, columns of latent pixels per token")
+    patch_size: tuple[Literal[1], Literal[2], Literal[2]] = Field(
+        description="frames, rows, columns of latent pixels per token"
+    )
     require_vae_embedding: Literal[True] = Field(description="first frame on further input channels")
 
 
@@ -77,12 +87,12 @@ class AudioTowerSettings(WanTowerSettings):
 class BridgeSettings(Settings):
     """The bridge."""
 
-    visual_layers: int = Field(ge=1, description="blocks of the video towers")
-    audio_layers: int = Field(ge=1, description="blocks of the audio tower")
-    visual_hidden_dim: int = Field(ge=1, description="width of the video towers")
-    audio_hidden_dim: int = Field(ge=1, description="width of the audio tower")
+    visual_layers: int = Field(ge=1, le=MAX_LAYERS, description="blocks of the video towers")
+    audio_layers: int = Field(ge=1, le=MAX_LAYERS, description="blocks of the audio tower")
+    visual_hidden_dim: int = Field(ge=1, le=MAX_SIDE, description="width of the video towers")
+    audio_hidden_dim: int = Field(ge=1, le=MAX_SIDE, description="width of the audio tower")
     audio_fps: float = Field(gt=0, description="audio tokens per second")
-    head_dim: int = Field(ge=2, multiple_of=2, description="width of a head, on both sides")
+    head_dim: int = Field(ge=2, le=MAX_SIDE, multiple_of=2, description="width of a head, on both sides")
     interaction_strategy: Strategy = Field(description="which layers exchange")
     apply_cross_rope: bool = Field(description="whether the exchange knows times")
     apply_first_frame_bias_in_rope: bool = Field(description="whether the first latent frame is one pixel frame long")
@@ -93,12 +103,12 @@ class BridgeSettings(Settings):
 class SoundVaeSettings(Settings):
     """The audio VAE."""
 
-    encoder_dim: int = Field(ge=1, description="channels of the first encoder layer")
-    encoder_rates: tuple[int, ...] = Field(min_length=1, description="strides of the encoder")
-    decoder_dim: int = Field(ge=1, description="channels of the first decoder layer")
-    decoder_rates: tuple[int, ...] = Field(min_length=1, description="strides of the decoder")
-    latent_dim: int = Field(ge=1, description="channels of a latent")
-    sample_rate: int = Field(ge=1, description="samples per second")
+    encoder_dim: int = Field(ge=1, le=MAX_SIDE, description="channels of the first encoder layer")
+    encoder_rates: tuple[Rate, ...] = Field(min_length=1, max_length=MAX_LEVELS, description="strides of the encoder")
+    decoder_dim: int = Field(ge=1, le=MAX_SIDE, description="channels of the first decoder layer")
+    decoder_rates: tuple[Rate, ...] = Field(min_length=1, max_length=MAX_LEVELS, description="strides of the decoder")
+    latent_dim: int = Field(ge=1, le=MAX_SIDE, description="channels of a latent")
+    sample_rate: int = Field(ge=1, le=MAX_SIDE, description="samples per second")
     continuous: Literal[True] = Field(description="Gaussian latents, no code books")
 
     @property
@@ -113,14 +123,27 @@ class SoundVaeSettings(Settings):
 class VideoVaeSettings(Settings):
     """The Wan video VAE. Settings that newer releases of diffusers added are absent from older files: see `json`."""
 
-    base_dim: int = Field(ge=1, description="channels of the first layer")
-    z_dim: int = Field(ge=1, description="channels of a latent")
-    dim_mult: tuple[int, ...] = Field(min_length=1, description="widths of the levels")
-    num_res_blocks: int = Field(ge=1, description="residual blocks per level")
-    attn_scales: tuple[float, ...] = Field(description="levels with attention")
-    temperal_downsample: tuple[bool, ...] = Field(description="which levels halve time (diffusers' spelling)")
-    latents_mean: tuple[float, ...] = Field(description="per channel")
-    latents_std: tuple[float, ...] = Field(description="per channel")
+    inert = {"is_residual": False, "patch_size": None, "in_channels": 3, "out_channels": 3}
+    base_dim: int = Field(ge=1, le=MAX_SIDE, description="channels of the first layer")
+    z_dim: int = Field(ge=1, le=MAX_SIDE, description="channels of a latent")
+    dim_mult: tuple[Rate, ...] = Field(min_length=1, max_length=MAX_LEVELS, description="widths of the levels")
+    num_res_blocks: int = Field(ge=1, le=100, description="residual blocks per level")
+    attn_scales: tuple[float, ...] = Field(max_length=MAX_LEVELS, description="levels with attention")
+    temperal_downsample: tuple[bool, ...] = Field(
+        max_length=MAX_LEVELS, description="which levels halve time (diffusers' spelling)"
+    )
+    latents_mean: tuple[Mean, ...] = Field(description="per channel")
+    latents_std: tuple[Deviation, ...] = Field(description="per channel")
+
+    @property
+    def stride_px(self) -> int:
+        """Pixels per latent, in rows and columns: every level but the last halves them."""
+        return 2 ** (len(self.dim_mult) - 1)
+
+    @property
+    def stride_frames(self) -> int:
+        """Frames per latent, but for the first."""
+        return 2 ** sum(self.temperal_downsample[: len(self.dim_mult) - 1])
 
     @model_validator(mode="after")
     def _one_number_per_channel(self) -> "VideoVaeSettings":
@@ -132,13 +155,13 @@ class VideoVaeSettings(Settings):
 class TextEncoderSettings(Settings):
     """UMT5's encoder."""
 
-    d_model: int = Field(ge=1, description="width")
-    d_kv: int = Field(ge=1, description="width of a head")
-    d_ff: int = Field(ge=1, description="inner width of the feed-forward nets")
-    num_heads: int = Field(ge=1, description="attention heads")
-    num_layers: int = Field(ge=1, le=1000, description="blocks")
-    vocab_size: int = Field(ge=1, description="entries of the vocabulary")
-    relative_attention_num_buckets: int = Field(ge=1, description="entries of a position table")
+    d_model: int = Field(ge=1, le=MAX_SIDE, description="width")
+    d_kv: int = Field(ge=1, le=MAX_SIDE, description="width of a head")
+    d_ff: int = Field(ge=1, le=MAX_SIDE, description="inner width of the feed-forward nets")
+    num_heads: int = Field(ge=1, le=MAX_SIDE, description="attention heads")
+    num_layers: int = Field(ge=1, le=MAX_LAYERS, description="blocks")
+    vocab_size: int = Field(ge=1, le=MAX_SIDE, description="entries of the vocabulary")
+    relative_attention_num_buckets: int = Field(ge=1, le=MAX_SIDE, description="entries of a position table")
 
 
 class ScheduleSettings(Settings):

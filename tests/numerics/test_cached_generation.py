@@ -170,6 +170,27 @@ def test_memory_is_constant_once_the_window_is_full(scope: str) -> None:
     assert len(set(sizes[1:])) == 1
 
 
+def test_memory_is_constant_once_the_sound_of_the_past_is_full_too() -> None:
+    model = make_model(window=2, past=3)
+    inputs = make_inputs(model, 8)
+    cache, sizes = model.new_cache(2), []
+    for step in range(8):
+        model(**part(inputs, step, step + 1), cache=cache, commit=True)
+        sizes.append(cache.num_bytes())
+    assert len(set(sizes[:3])) == 3
+    assert len(set(sizes[2:])) == 1
+
+
+def test_what_is_remembered_of_the_reference_counts_as_memory() -> None:
+    model = make_model(window=2)
+    cache = model.new_cache(2)
+    model(**part(make_inputs(model, 1), 0, 1), cache=cache, commit=True)
+    held = cache.num_bytes()
+    assert cache.structure is not None
+    size, cache.structure = cache.structure.nbytes, None
+    assert held - cache.num_bytes() == size > 0
+
+
 def test_a_training_window_is_placed_like_a_stream_that_starts_there() -> None:
     """Positions [0, j, ...] see the reference as [0, 1, ...] do; only the sound before them differs."""
     model = make_model(window=4, past=0)

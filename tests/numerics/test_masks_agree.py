@@ -1,5 +1,7 @@
 """The band mask's three forms (FlexAttention's, dense, none) are one mask, in a kernel and in the whole model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -7,12 +9,14 @@ import torch
 from diffusers.models.attention_dispatch import attention_backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.attention.flex_attention import flex_attention
+from torch import nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from dualforce_model.audio import AudioConfig
 from dualforce_model.batch import TalkingHeadBatch
 from dualforce_model.bridge import BridgeConfig
+from dualforce_model.layers.attention import StepAttention
 from dualforce_model.layers.masks import StepMask, band
 from dualforce_model.model import DualForce, ModelConfig, Velocities
 from dualforce_model.towers import StructureTowerConfig, VideoTowerConfig
@@ -90,6 +94,21 @@ def run(model: DualForce, num_steps: int, chunks: list[int]) -> Velocities:
     return Velocities(*(torch.cat(parts, 1) for parts in zip(*outs, strict=True)))
 
 
+@contextmanager
+def masks_taken(model: DualForce) -> Iterator[list[type]]:
+    """What kind of mask each attention over steps is given, in the order of the calls."""
+    taken: list[type] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        taken.extend(type(given.mask) for given in kwargs.values() if isinstance(given, StepAttention))
+
+    attentions = [module for module in model.modules() if hasattr(module, "processor")]
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in attentions]
+    yield taken
+    for handle in handles:
+        handle.remove()
+
+
 @pytest.mark.parametrize("scope", ["step", "causal"])
 def test_the_whole_model_gives_the_same_under_every_form(scope: str) -> None:
     """Dense in one pass, FlexAttention in one pass, no mask (single cached steps), FlexAttention on cached chunks."""
@@ -97,7 +116,10 @@ def test_the_whole_model_gives_the_same_under_every_form(scope: str) -> None:
     dense, none = run(model, 5, []), run(model, 5, [1] * 5)
     with attention_backend("native"):  # diffusers also switches its default, for the whole process: put it back
         model.set_attention_backend("flex")
-    flex, cached = run(model, 5, []), run(model, 5, [2, 3])
+    with masks_taken(model) as taken:
+        flex, cached = run(model, 5, []), run(model, 5, [2, 3])
+    sites = 2 * 2 + (4 if scope == "causal" else 0)  # two towers of two layers; two layers of the bridge, both ways
+    assert taken == [BlockMask] * 3 * sites  # one pass, then two chunks
     for other in (none, flex, cached):
         torch.testing.assert_close(other.video, dense.video, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(other.structure, dense.structure, atol=1e-5, rtol=1e-5)

@@ -4,8 +4,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dualforce_model.bridge import Bridge, BridgeConfig, Meeting
+from dualforce_model import clock
+from dualforce_model.bridge import Bridge, BridgeConfig, Meeting, Way
 from dualforce_model.layers.masks import StepMask
+from dualforce_model.layers.rotary import angles, rotation
 
 VIDEO_TOKENS, STRUCTURE_TOKENS = 5, 4
 
@@ -147,6 +149,37 @@ def test_one_way_bridges_tell_one_side(scope: str) -> None:
     told = exchange(open_bridge("structure_to_video", scope), sides)
     assert not torch.equal(told[0], sides[0])
     assert torch.equal(told[1], sides[1])
+
+
+@pytest.mark.parametrize("scope", ["step", "causal"])
+@pytest.mark.parametrize("side", ["video", "structure"])
+def test_each_sides_noise_level_steers_what_both_hear(side: str, scope: str) -> None:
+    bridge, sides, mask = open_bridge(scope=scope), tokens(), StepMask.causal(3, 9)
+    levels = {"video": torch.randn(2, 3, 24), "structure": torch.randn(2, 3, 16)}
+    other = {**levels, side: levels[side].clone()}
+    other[side][:, 2] += 1.0
+    before, after = (
+        bridge(0, *sides, bridge.meet(**given, mask=mask, tokens=(VIDEO_TOKENS, STRUCTURE_TOKENS)))
+        for given in (levels, other)
+    )
+    for told, told_other in zip(before, after, strict=True):
+        assert torch.equal(told[:, :2], told_other[:, :2])
+        assert not torch.allclose(told[:, 2], told_other[:, 2], atol=1e-3)
+
+
+def test_a_causal_bridge_puts_both_sides_at_their_frames() -> None:
+    """Between any video and structure token lies the time between latent and frame, whoever asks."""
+    bands = meeting(open_bridge(scope="causal"), StepMask.causal(4, 9)).bands
+    assert set(bands) == {"to_video", "to_structure"}
+    seen = torch.tensor([clock.video_time(step) for step in range(4) for _ in range(VIDEO_TOKENS)])
+    felt = torch.tensor([time for step in range(4) for time in clock.structure_times(step, STRUCTURE_TOKENS)])
+    widths: dict[Way, int] = {"to_video": 12, "to_structure": 16}
+    for way, dim in widths.items():
+        query, key = (seen, felt) if way == "to_video" else (felt, seen)
+        apart = (query[:, None] - key).flatten()
+        turned = bands[way].queries.turns[:, None] * bands[way].keys.turns.conj()
+        wanted = rotation(angles(apart.tolist(), dim), torch.device("cpu")).turns
+        torch.testing.assert_close(turned.flatten(0, 1), wanted, atol=1e-5, rtol=0)
 
 
 def test_layers_without_an_exchange_pass_both_sides_on() -> None:

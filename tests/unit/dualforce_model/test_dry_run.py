@@ -125,12 +125,14 @@ def test_nothing_of_the_model_is_allocated() -> None:
     assert meter.peak < 10_000_000
 
 
-def test_the_cache_is_as_large_as_a_real_one() -> None:
+@pytest.mark.parametrize("past", [0, 1, 3])
+def test_the_cache_is_as_large_as_a_real_one(past: int) -> None:
     work = Workload(crop_px=96, num_steps=9)
-    model = DualForce(TINY).requires_grad_(False)
+    config = ModelConfig.model_validate({**TINY.model_dump(), "audio": {**TINY.audio.model_dump(), "past_steps": past}})
+    model = DualForce(config).requires_grad_(False)
     cache = model.new_cache(1)
-    model(**arguments(TINY, work.model_copy(update={"num_steps": 1}), "cpu"), cache=cache, commit=True)
-    assert generation_cache_bytes(TINY, work, torch.float32) == cache.num_bytes()
+    model(**arguments(config, work.model_copy(update={"num_steps": 8}), "cpu"), cache=cache, commit=True)
+    assert generation_cache_bytes(config, work, torch.float32) == cache.num_bytes()
 
 
 @pytest.mark.gpu

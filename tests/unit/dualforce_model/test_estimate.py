@@ -1,5 +1,8 @@
 """`estimate`: sums that add up, sharding that divides, advice that is true."""
 
+import math
+from typing import Literal
+
 import pytest
 import torch
 
@@ -29,6 +32,22 @@ def test_parameters_are_counted_by_component() -> None:
     assert sum(found.parameters.values()) == sum(p.numel() for p in model.parameters())
     assert found.parameters["video"] == sum(p.numel() for p in model.video.parameters())
     assert sharded(found.plain) == 20 * sum(found.parameters.values())
+
+
+@pytest.mark.parametrize(("precision", "width"), [("bf16", 2), ("fp32", 4)])
+def test_memory_is_what_it_says(precision: Literal["bf16", "fp32"], width: int) -> None:
+    """Each part in closed form, of three GPUs: shards are fp32, whole layers are as wide as the computation."""
+    found = estimate("wide", WIDE, Workload(crop_px=32, num_steps=2), gpus=3, precision=precision)
+    model = DualForce(WIDE)
+    count, layer = (sum(p.numel() for p in part.parameters()) for part in (model, model.video.blocks[0]))
+    shard = math.ceil(count / 3)
+    outside = count - 2 * layer
+    for memory in (found.plain, found.checkpointed):
+        assert (memory.weights, memory.gradients) == (4 * shard, 4 * shard)
+        assert (memory.optimizer, memory.averaged) == (8 * shard, 4 * shard)  # two moments; one average
+        assert memory.gathered == width * 2 * (outside + 2 * layer)  # weights and gradients, two layers at a time
+        assert memory.context == 1_500_000_000
+        assert memory.total == 20 * shard + memory.gathered + memory.activations + memory.context
 
 
 def test_a_model_of_one_stream_is_estimated_as_one() -> None:

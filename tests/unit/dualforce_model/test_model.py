@@ -107,6 +107,11 @@ def test_presets_survive_json() -> None:
         assert ModelConfig.model_validate_json(preset.model_dump_json()) == preset
 
 
+def test_ears_without_a_listening_layer_are_refused() -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        ModelConfig.model_validate({"audio": {"layers": 0}})
+
+
 def test_unknown_settings_are_refused() -> None:
     with pytest.raises(ValidationError, match="extra"):
         ModelConfig.model_validate({"windows": 3})
@@ -121,6 +126,18 @@ def test_unknown_settings_are_refused() -> None:
         ({"audio": torch.zeros(2, 2, 8, 40)}, "video has 3 steps, audio 2: expected 3 to 3"),
         ({"commit": True}, "commit=True without a cache"),
         ({"features": torch.zeros(2, 3, 7)}, "features of width 7: the model takes none"),
+        ({"sigma_structure": None}, "structure was given without sigma_structure"),
+        ({"structure": torch.zeros(1, 3, 4, 32)}, r"structure is of shape \(1, 3, 4, 32\), expected \(2, 3, 4, 32\)"),
+        ({"audio": torch.zeros(1, 3, 8, 40)}, r"audio is of shape \(1, 3, 8, 40\), expected \(2, 3, 8, 40\)"),
+        (
+            {"audio_mask": torch.ones(2, 2, 8, dtype=torch.bool)},
+            r"audio_mask is of shape \(2, 2, 8\), expected \(2, 3, 8",
+        ),
+        ({"reference": torch.zeros(1, 16, 4, 4)}, r"reference is of shape \(1, 16, 4, 4\), expected \(2, 16, 4, 4\)"),
+        ({"sigma_video": torch.ones(2, 2)}, r"sigma_video is of shape \(2, 2\), expected \(2, 3\)"),
+        ({"sigma_structure": torch.ones(2, 1)}, r"sigma_structure is of shape \(2, 1\), expected \(2, 3\)"),
+        ({"positions": torch.arange(4).expand(2, -1)}, r"positions is of shape \(2, 4\), expected \(2, 3\)"),
+        ({"mask": StepMask.causal(4, 3)}, "video has 3 steps, mask 4 queries and 4 keys"),
     ],
 )
 def test_streams_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
@@ -134,6 +151,24 @@ def test_a_cache_takes_no_mask_and_its_own_number_of_streams() -> None:
         model(**arguments(TINY), cache=model.new_cache(2), mask=StepMask.causal(3, 3))
     with pytest.raises(ValueError, match="the cache holds 3 streams, the batch has 2"):
         model(**arguments(TINY), cache=model.new_cache(3))
+
+
+def test_a_video_model_takes_no_noise_levels_of_structure() -> None:
+    model = tiny(structure=None)
+    with pytest.raises(ValueError, match="sigma_structure was given without structure"):
+        model(**{**arguments(TINY), "structure": None})
+
+
+def test_an_empty_cache_begins_with_the_reference() -> None:
+    model, inputs = tiny(), arguments(TINY)
+    cache = model.new_cache(2)
+    later = {**inputs, "positions": inputs["positions"] + 1}
+    with pytest.raises(ValueError, match=r"first positions are \[1, 1\].* commit position 0 first"):
+        model(**later, cache=cache, commit=True)
+    assert cache.length == 0
+    with torch.no_grad():
+        model(**inputs, cache=cache, commit=True)
+        model(**{**inputs, "positions": inputs["positions"] + 3}, cache=cache)
 
 
 def test_half_precision_runs() -> None:

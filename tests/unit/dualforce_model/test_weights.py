@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,9 @@ def damaged(folder: Path, **changes: torch.Tensor | None) -> Path:
         ({"proj_out.bias": torch.full((16,), float("nan"))}, r"proj_out\.bias holds NaN"),
         ({"proj_out.bias": torch.zeros(16, dtype=torch.int8)}, r"proj_out\.bias is torch\.int8"),
         ({"blocks.9.norm2.bias": torch.zeros(48)}, r"no layer 5, 6, 7, 8 of 10"),
+        ({"blocks.99999999.norm2.bias": torch.zeros(48)}, r"names a layer 99999999 and has \d+ tensors in all"),
+        ({f"blocks.{'9' * 5000}.norm2.bias": torch.zeros(48)}, r"1 unknown: blocks\.9999"),
+        ({"blocks.00.norm2.bias": torch.zeros(48)}, r"1 unknown: blocks\.00\.norm2\.bias"),
     ],
 )
 def test_what_does_not_fit_is_named(changes: dict[str, torch.Tensor | None], complaint: str, tmp_path: Path) -> None:
@@ -296,6 +300,45 @@ def test_damaged_files_are_named(folder: Path, tmp_path: Path) -> None:
         start_video_tower(tower(), WarmStart(path=str(shards)))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"weight_map": {"a": 5, "b": "c.safetensors"}}',
+        '{"weight_map": {"a": null}}',
+        '{"weight_map": {"a": []}}',
+        '{"weight_map": [1]}',
+        '{"weight_map": ' + "[" * 100_000,
+        '{"weight_map": ' + "9" * 5000 + "}",
+        "[]",
+    ],
+    ids=lambda text: text[:40],
+)
+def test_an_index_names_files_and_nothing_else(text: str, tmp_path: Path) -> None:
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(text)
+    with pytest.raises(WeightsError, match=r"index\.json: (weight_map does not name a file|not an index of shards)"):
+        start_video_tower(tower(), WarmStart(path=str(tmp_path)))
+
+
+def test_settings_nested_without_end_are_named(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(WeightsError, match=r"config\.json: not readable as settings"):
+        start_video_tower(tower(), WarmStart(path=str(folder)))
+
+
+@pytest.mark.parametrize("odd", [torch.zeros(16).to_sparse(), torch.zeros(16, device="meta")], ids=["sparse", "meta"])
+def test_tensors_without_plain_numbers_are_named(odd: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "odd.pth"
+    torch.save({**wan().state_dict(), "proj_out.bias": odd}, path)
+    with pytest.raises(WeightsError, match=r"odd\.pth: proj_out\.bias is a torch\.\w+ tensor on \w+, expected plain"):
+        start_video_tower(tower(), WarmStart(path=str(path)))
+
+
+def test_a_checkpoint_without_layers_says_so(tmp_path: Path) -> None:
+    save_file({"decoder.attn1.to_q.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match=r"no layer, blocks\.0 and so on, .* decoder\.attn1\.to_q\.weight"):
+        start_video_tower(tower(), WarmStart(path=str(tmp_path)))
+
+
 class Code:
     """Unpickling it would run something."""
 
@@ -309,8 +352,9 @@ def test_a_pickle_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "old.pth").write_bytes(pickle.dumps(Code()))
     torch.save({"step": 3}, tmp_path / "more.pth")
     for name, complaint in (("evil", "tensors alone"), ("old", "tensors alone"), ("more", "more than named tensors")):
-        with pytest.raises(WeightsError, match=complaint):
+        with pytest.raises(WeightsError, match=complaint) as raised:
             start_video_tower(tower(), WarmStart(path=str(tmp_path / f"{name}.pth")))
+        assert "weights_only" not in "".join(traceback.format_exception(raised.value))  # torch says how to run it
     assert not (tmp_path / "ran").exists()
 
 

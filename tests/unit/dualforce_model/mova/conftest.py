@@ -97,6 +97,21 @@ def text_weights() -> dict[str, Tensor]:
     return {name: draw(name, shape) for name, shape in shapes.items()}
 
 
+def tokenizer() -> dict[str, Any]:
+    """A Unigram tokenizer of single letters, as the tokenizers library writes it."""
+    special = ["<pad>", "</s>", "<unk>"]
+    letters = ["\u2581", *"abcdefghijklmnopqrstuvwxyz,."]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    spaces = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    vocabulary = [[word, 0.0] for word in special] + [[letter, -2.0] for letter in letters]
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "pre_tokenizer": spaces,
+        "added_tokens": [{"id": number, "content": word} | flags for number, word in enumerate(special)],
+        "post_processor": None, "decoder": spaces,
+        "model": {"type": "Unigram", "unk_id": 2, "vocab": vocabulary, "byte_fallback": False},
+    }  # fmt: skip
+
+
 def put(folder: Path, weights: dict[str, Tensor], stem: str, shards: int) -> None:
     """One file, or shards and their index, as diffusers and transformers name them."""
     if shards == 1:
@@ -149,7 +164,9 @@ def write_checkpoint(root: Path, shards: int = 1) -> Path:
     (root / "text_encoder" / "config.json").write_text(json.dumps(told), encoding="utf-8")
     put(root / "text_encoder", text_weights(), "model", shards)
     (root / "tokenizer").mkdir()
-    (root / "tokenizer" / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (root / "tokenizer" / "tokenizer.json").write_text(json.dumps(tokenizer()), encoding="utf-8")
+    named = {"tokenizer_class": "T5TokenizerFast", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (root / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(named | {"extra_ids": 0}), encoding="utf-8")
     settle(root / "scheduler", "FlowMatchPairScheduler", SCHEDULER, "scheduler_config.json")
     index = {name: list(pair) for name, pair in CLASSES.items()}
     settle(root, "MOVA", index | {"boundary_ratio": 0.9, "audio_vae_type": "dac"}, "model_index.json")

@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from diffusers import AutoencoderKLWan
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,13 +23,14 @@ from dualforce_model.mova.inference import (
     Machine,
     MovaRequest,
     decode_sound,
+    decode_video,
     denoise,
     first_frame_condition,
     generate,
     noise,
 )
 from dualforce_model.mova.prompts import Prompts, encode
-from dualforce_model.mova.schedule import PairSchedule
+from dualforce_model.mova.schedule import Column, PairSchedule
 from dualforce_model.mova.step import DualTower, Latents
 from dualforce_model.mova.towers import MovaTower
 from dualforce_model.mova.trial import colour_card, fitted, trial
@@ -112,18 +115,44 @@ def test_a_video_with_sound_by_one_expert_at_a_time(opened: MovaCheckpoint) -> N
     assert not np.array_equal(other.frames, made.frames)
 
 
-def test_both_experts_are_used(opened: MovaCheckpoint) -> None:
-    """The experts differ by a bias of the head, so by exactly that after one step on either side of the boundary."""
-    condition = torch.zeros(1, 20, 3, 6, 8)
-    start, ends = noise(opened, SMALL, Machine()), []
-    for num_steps in (1, 4):
-        schedule = PairSchedule.equal(opened.settings("scheduler"), num_steps)
-        with torch.no_grad():
-            ends.append(denoise(opened, SMALL, schedule, start, condition, words(0), Machine(), lambda line: None))
-        assert schedule.switch(opened.index.boundary_ratio) == {1: 1, 4: 2}[num_steps]
-    high, low = (opened.load(name, torch.float32, CPU).proj_out.bias for name in ("video_dit", "video_dit_2"))
-    torch.testing.assert_close(low - high, torch.full_like(high, 0.25))
-    assert not torch.allclose(ends[0].video, ends[1].video)
+def test_the_loop_step_by_step(opened: MovaCheckpoint) -> None:
+    """Against the loop written out: the expert of each step, each modality's own level, the request's own guidance."""
+    generator = torch.Generator().manual_seed(7)
+    condition, start = torch.randn(1, 20, 3, 6, 8, generator=generator), noise(opened, SMALL, Machine())
+    schedule = PairSchedule(opened.settings("scheduler"), 4, Column(5.0), Column(2.0))
+    request, prompts = SMALL.model_copy(update={"guidance": 2.0}), words(0)
+    high, low, audio, bridge = (
+        opened.load(name, torch.float32, CPU) for name in ("video_dit", "video_dit_2", "audio_dit", "dual_tower_bridge")
+    )
+    video, sound, used = start.video, start.audio, []
+    with torch.no_grad():
+        end = denoise(opened, request, schedule, start, condition, prompts, Machine(), lambda line: None)
+        for step, (level, sound_level) in enumerate(schedule.timesteps.tolist()):
+            used.append("high" if level >= 900 else "low")
+            tower = DualTower(high if level >= 900 else low, audio, bridge)
+            times = (torch.tensor([level]), torch.tensor([sound_level]))
+            channels = torch.cat([video, condition], dim=1)
+            yes, no = (
+                tower.velocities(channels, sound, times, text, 24) for text in (prompts.positive, prompts.negative)
+            )
+            velocities = (2 * yes.video - no.video, 2 * yes.audio - no.audio)
+            video, sound = schedule.advance(step, (video, velocities[0]), (sound, velocities[1]))
+    assert used == ["high", "high", "low", "low"]
+    torch.testing.assert_close(low.proj_out.bias - high.proj_out.bias, torch.full_like(high.proj_out.bias, 0.25))
+    torch.testing.assert_close(end.video, video, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(end.audio, sound, atol=1e-5, rtol=1e-5)
+
+
+def test_noise_of_a_seed(opened: MovaCheckpoint) -> None:
+    """Seed 42 in upstream's order: video first, audio out of the same generator after it."""
+    drawn = noise(opened, SMALL, Machine())
+    assert (drawn.video.shape, drawn.audio.shape) == ((1, 16, 3, 6, 8), (1, 128, 19))
+    torch.testing.assert_close(
+        drawn.video.flatten()[:4], torch.tensor([1.9269, 1.4873, 0.9007, -2.1055]), atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        drawn.audio.flatten()[:4], torch.tensor([-1.0124, -0.1467, -0.4966, 0.3638]), atol=1e-4, rtol=0
+    )
 
 
 def test_guidance(opened: MovaCheckpoint) -> None:
@@ -149,6 +178,35 @@ def test_the_picture_is_the_condition(opened: MovaCheckpoint) -> None:
     assert bool((long[:, :4, 0] == 1).all())
     assert bool((long[:, :4, 1:] == 0).all())
     torch.testing.assert_close(long[:, :, :2], short, atol=1e-5, rtol=0)
+
+
+def wan_vae(opened: MovaCheckpoint) -> tuple[AutoencoderKLWan, Tensor, Tensor]:
+    """The video VAE as diffusers itself reads it, with the mean and deviation of its latents."""
+    vae = AutoencoderKLWan.from_pretrained(opened.root / "video_vae").eval()
+    mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    return vae, mean, std
+
+
+def test_condition_is_the_picture_then_grey_normalised(opened: MovaCheckpoint) -> None:
+    """Against diffusers' VAE: level 0 (grey) after the first frame, latents less their mean by their deviation."""
+    card, (vae, mean, std) = colour_card(48, 64), wan_vae(opened)
+    still = torch.zeros(1, 3, 9, 48, 64)
+    still[0, :, 0] = torch.from_numpy(card).permute(2, 0, 1) / 127.5 - 1
+    with torch.no_grad():
+        wanted = (vae.encode(still).latent_dist.mean - mean) / std
+        condition = first_frame_condition(opened, SMALL, card, Machine())
+    torch.testing.assert_close(condition[:, 4:], wanted, atol=1e-5, rtol=0)
+
+
+def test_decoding_undoes_the_normalisation(opened: MovaCheckpoint) -> None:
+    """Against diffusers' VAE: [-1, 1] to bytes, of latents by their deviation and back at their mean."""
+    latents, (vae, mean, std) = noise(opened, SMALL, Machine()).video, wan_vae(opened)
+    with torch.no_grad():
+        wanted = vae.decode(latents * std + mean).sample[0].clamp(-1, 1) * 127.5 + 127.5
+        frames = decode_video(opened, latents, Machine())
+    assert frames.shape == (9, 48, 64, 3)
+    assert frames.std() > 1, "a picture, not one grey"
+    np.testing.assert_allclose(frames, wanted.permute(1, 2, 3, 0).numpy(), atol=0.51)
 
 
 def test_sound_latents_are_used_as_they_are(opened: MovaCheckpoint) -> None:
@@ -198,14 +256,23 @@ def test_prompts_out_of_a_file(tmp_path: Path) -> None:
         Prompts.read(path, 64)
 
 
-def test_prompts_in_words_need_a_package(opened: MovaCheckpoint) -> None:
-    try:
-        import transformers  # noqa: F401
-    except ImportError:
-        with pytest.raises(InputError, match="need the package transformers"):
-            encode(opened, "a face speaks", "", CPU)
-    else:
-        pytest.skip("the package transformers is installed: what happens without it cannot be seen here")
+def test_prompts_in_words_need_a_package(opened: MovaCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
+    with pytest.raises(InputError, match="need the package transformers"):
+        encode(opened, "a face speaks", "", CPU)
+
+
+def test_prompts_in_words(opened: MovaCheckpoint) -> None:
+    """UMT5 through transformers: 512 tokens of which only the prompt's own are not zero; other words, other numbers."""
+    pytest.importorskip("transformers")
+    told = encode(opened, "a face speaks", "grey", CPU)
+    assert told.positive.shape == told.negative.shape == (1, 512, 64)
+    lengths = [int(text[0].abs().amax(dim=-1).count_nonzero()) for text in (told.positive, told.negative)]
+    assert lengths == [len("_a_face_speaks") + 1, len("_grey") + 1], "one token per letter, and the end"
+    assert bool((told.positive[0, lengths[0] :] == 0).all())
+    other = encode(opened, "a cat sleeps.", "grey", CPU)
+    torch.testing.assert_close(other.negative, told.negative)
+    assert not torch.allclose(other.positive, told.positive, atol=1e-2)
 
 
 def test_command(checkpoint: Path, tmp_path: Path) -> None:
@@ -221,6 +288,31 @@ def test_command(checkpoint: Path, tmp_path: Path) -> None:
     plain = CliRunner().invoke(verify_command, [*run, "--no-load"])
     assert "video_dit_2" in plain.stdout
     assert ": works" in plain.stdout
+
+
+def test_command_tells_what_a_run_lacks_before_reading(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture that is none, a package that is not there: not after all weights have been read."""
+    run = ["mova", "--checkpoint", str(checkpoint), "--run", "--output", str(tmp_path / "o.mp4")]
+    (tmp_path / "no.jpg").write_text("no picture", encoding="utf-8")
+    done = CliRunner().invoke(verify_command, [*run, "--image", str(tmp_path / "no.jpg")])
+    assert isinstance(done.exception, media.MediaError)
+    assert "reading settings" not in done.output
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    done = CliRunner().invoke(verify_command, [*run, "--prompt", "a face"])
+    assert isinstance(done.exception, InputError)
+    assert "reading settings" not in done.output
+
+
+def test_command_reports_even_if_the_run_fails(checkpoint: Path, tmp_path: Path) -> None:
+    """Here on embeddings of another width, which only the checkpoint's settings tell."""
+    save_file({"positive": torch.ones(3, 65), "negative": torch.zeros(2, 65)}, tmp_path / "words.safetensors")
+    run = ["mova", "--checkpoint", str(checkpoint), "--no-load", "--run", "--output", str(tmp_path / "o.mp4")]
+    for form in ([], ["--json"]):
+        done = CliRunner().invoke(verify_command, [*run, *form, "--embeddings", str(tmp_path / "words.safetensors")])
+        assert isinstance(done.exception, InputError)
+        assert (json.loads(done.stdout)["problems"] == []) if form else (": works" in done.stdout)
 
 
 def test_command_on_a_broken_checkpoint(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
