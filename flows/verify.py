@@ -16,9 +16,12 @@ class VerifyRun(FlowRun):
     """What to check."""
 
     place: Place = Place()
-    what: Literal["machine", "mova"] = Field(
-        "machine", description="machine: interpreter, packages, codec, server, disk, GPU; mova: a MOVA checkpoint"
+    what: Literal["machine", "model", "mova"] = Field(
+        "machine",
+        description="machine: interpreter, packages, codec, server, disk, GPU; model: six parts of a preset; "
+        "mova: a MOVA checkpoint",
     )
+    preset: str = Field("tiny", description="model: which preset")
     checkpoint: Path | None = Field(None, description="mova: the checkpoint's folder")
 
     @model_validator(mode="after")
@@ -27,11 +30,20 @@ class VerifyRun(FlowRun):
             raise ValueError("what: mova, and only mova, takes a checkpoint")
         return self
 
+    def check(self) -> tuple[str, ...]:
+        from flows.estimation import of_preset  # torch and diffusers take seconds to import
+
+        of_preset(self.preset)
+        return ()
+
 
 @flow(name="verify")
 def verify(config: VerifyRun) -> CheckReport:
     """Run the checks and keep their table in the UI."""
-    report, text = _mova(config.checkpoint) if config.checkpoint is not None else _machine()
+    if config.checkpoint is not None:
+        report, text = _mova(config.checkpoint)
+    else:
+        report, text = _model(config.preset) if config.what == "model" else _machine()
     publish("verify", f"```\n{text}\n```", f"what works: {config.what}")
     return report
 
@@ -39,6 +51,19 @@ def verify(config: VerifyRun) -> CheckReport:
 def _machine() -> tuple[CheckReport, str]:
     report = machine_checks()
     return report, report.text()
+
+
+def _model(preset: str) -> tuple[CheckReport, str]:
+    """The six parts, on CUDA where there is any."""
+    import torch
+
+    from dualforce_model.selfcheck import check_model
+    from flows.estimation import of_preset
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = check_model(preset, of_preset(preset).model, device)
+    checks = tuple(Check(name=part.name, passed=part.passed, found=part.found) for part in found.parts)
+    return CheckReport(checks=checks), found.text()
 
 
 def _mova(checkpoint: Path) -> tuple[CheckReport, str]:
