@@ -52,10 +52,11 @@ def main(gpu: bool, rounds: int, out: Path | None) -> None:
     ours, theirs = make_both(size, bench.device, bench.dtype)
     for num_steps in STEPS[gpu]:
         clip = make_clip(size, num_steps, side, bench)
-        check_equal(ours, theirs, clip)
+        check_equal(ours, theirs, clip, per_token=False)
         compare(bench, f"{num_steps} steps, no mask", ours, theirs, size, clip, per_token=False)
     few = side // 2  # per-token modulation of more tokens is more than many a GPU holds
-    clip = make_clip(size, MANY_STEPS, few, bench)
+    clip = make_clip(size, MANY_STEPS, few, bench, levels=(0.1, 0.9))
+    check_equal(ours, theirs, clip, per_token=True)
     compare(bench, f"{MANY_STEPS} steps, levels per step", ours, theirs, size, clip, per_token=True)
     bench.finish()
 
@@ -79,12 +80,14 @@ def make_both(size: VideoTowerConfig, device: torch.device, dtype: torch.dtype) 
     return ours, theirs
 
 
-def make_clip(size: VideoTowerConfig, num_steps: int, side: int, bench: Bench) -> Clip:
-    """A noisy clip, all of one noise level."""
+def make_clip(
+    size: VideoTowerConfig, num_steps: int, side: int, bench: Bench, levels: tuple[float, float] = (0.5, 0.5)
+) -> Clip:
+    """A noisy clip; noise levels go evenly from the first to the second."""
     draw = torch.Generator().manual_seed(num_steps)
     video = torch.randn(1, num_steps, size.latent_channels, side, side, generator=draw)
     text = torch.randn(1, TEXT_TOKENS, size.text_dim, generator=draw)
-    sigma = torch.full((1, num_steps), 0.5, device=bench.device)
+    sigma = torch.linspace(*levels, num_steps, device=bench.device)[None]
     video, text = video.to(bench.device, bench.dtype), text.to(bench.device, bench.dtype)
     return Clip(video, video[:, 0].clone(), sigma, text)
 
@@ -114,9 +117,9 @@ def run_theirs(tower: nn.Module, clip: Clip, per_token: bool) -> Tensor:
 
 
 @torch.no_grad()
-def check_equal(ours: VideoTower, theirs: nn.Module, clip: Clip) -> None:
-    """Same work: with nobody masked and one noise level ours computes what theirs does."""
-    a, b = run_ours(ours, clip).float(), run_theirs(theirs, clip, per_token=False).float()
+def check_equal(ours: VideoTower, theirs: nn.Module, clip: Clip, per_token: bool) -> None:
+    """Same work: with nobody masked ours computes what theirs does, with one noise level or one a step."""
+    a, b = run_ours(ours, clip).float(), run_theirs(theirs, clip, per_token).float()
     distance = ((a - b).norm() / b.norm()).item()
     if distance > (0.05 if clip.video.dtype == torch.bfloat16 else 1e-4):
         raise RuntimeError(f"the towers differ by {distance:.1e}: their times cannot be compared")
