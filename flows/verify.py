@@ -31,9 +31,10 @@ class VerifyRun(FlowRun):
         return self
 
     def check(self) -> tuple[str, ...]:
-        from flows.estimation import of_preset  # torch and diffusers take seconds to import
+        if self.what == "model":
+            from flows.estimation import of_preset  # torch and diffusers take seconds to import
 
-        of_preset(self.preset)
+            of_preset(self.preset)
         return ()
 
 
