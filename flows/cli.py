@@ -1,14 +1,13 @@
 """The `dualforce` command. Heavy imports wait until a command needs them: --help answers in a fraction of a second."""
 
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
 from dualforce_model.errors import BusyError, InfrastructureError, InputError
+from flows.interrupts import keep_interrupts
 from flows.terminal import BROKEN, BUSY, INTERRUPTED, USAGE, Finish
 
 EXIT_CODES = """\b
@@ -54,10 +53,6 @@ def _failure(error: BaseException) -> Finish | None:
     return None
 
 
-def _terminated(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def _keep_to_ourselves() -> None:
     """Settings of libraries that would otherwise write into the user's home or import from the current folder."""
     cache = Path(sys.prefix) / ".cache"
@@ -70,7 +65,7 @@ def _keep_to_ourselves() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGTERM, _terminated)  # the same orderly end as Ctrl-C
+    keep_interrupts()
     _keep_to_ourselves()
     if "DUALFORCE_KILL_AT" in os.environ:  # tests that kill a run at a named point mean this process, see faults.py
         os.environ["DUALFORCE_KILL_PID"] = str(os.getpid())
