@@ -1,6 +1,6 @@
 """Everything that decides what a training run computes; the run's folder is where its configuration file lies."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +10,7 @@ from dualforce_model.diffusion.regimes import find_regime
 from dualforce_model.diffusion.sampler import SamplerConfig
 from dualforce_model.diffusion.schedule import NoiseSchedule
 from dualforce_model.encoders import EncoderChoice
+from dualforce_model.execution import Execution
 from dualforce_model.losses import LossWeights
 from dualforce_model.model import PRESETS, ModelConfig
 from dualforce_model.optimisation import OptimizerConfig
@@ -57,6 +58,7 @@ class TrainSettings(Frozen):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: bf16 arithmetic on CUDA, fp32 on the CPU; masters are fp32 either way"
     )
+    execution: Execution = Execution()
     save_every: int = Field(default=200, ge=1, description="steps between checkpoints; the last step always has one")
     keep_checkpoints: int = Field(default=2, ge=1, le=1000, description="newest checkpoints that stay")
     log_every: int = Field(default=10, ge=1, description="steps between lines of the log")
@@ -88,6 +90,10 @@ class TrainSettings(Frozen):
                 "training would never feed them; set it to 0"
             )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What the run computes; not where its store lies, nor how the work is carried out."""
+        return self.model_dump(mode="json", exclude={"store_url", "execution"})
 
     def resolve(self, store_url: str, snapshot_id: str) -> "TrainConfig":
         """These settings on one snapshot."""

@@ -75,6 +75,7 @@ class Trainer:
             model.load_state_dict(checkpoint.load_tensors(found / checkpoint.MODEL_FOLDER / checkpoint.WEIGHTS_NAME))
             load_judges(judges, found)
         self.started = self._start(model, found)
+        self._prepare(model)
         objective = Objective(model, judges, config, self.reading)
         optimizer = optimisation.make_optimizer(config.optimizer, objective)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
@@ -251,6 +252,17 @@ class Trainer:
             return start_video_tower(model.video, self.config.start_from)
         return Started.model_validate(checkpoint.load_record(found / f"{START_RECORD}.json"))
 
+    def _prepare(self, model: DualForce) -> None:
+        """Set the model up for this machine; FSDP may recompute activations itself, and twice would be in vain."""
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if self.config.execution.recompute and plugin is not None and plugin.activation_checkpointing:
+            raise ConfigError(
+                "execution.recompute and accelerate's fsdp_activation_checkpointing are both on: activations would be "
+                "computed three times; turn one of them off"
+            )
+        decided = self.config.execution.prepare(model, self.accelerator.device)
+        LOGGER.info("%s attention, compiled blocks %s", decided.attention, decided.compile)
+
     def _records(self) -> dict[str, Frozen]:
         config = self.config
         record = PipelineRecord(
@@ -321,8 +333,8 @@ def outlive_first_terminate(worker: int) -> None:
 
 
 def run_digest(config: TrainConfig) -> str:
-    """Identity of a run: what it computes, not where its store lies."""
-    return digest(config.model_dump(mode="json", exclude={"store_url"}))
+    """Identity of a run."""
+    return digest(config.identity())
 
 
 def sample_keys(step: int, batch_size: int, num_samples: int) -> list[SampleKey]:

@@ -14,7 +14,7 @@ from pydantic import Field
 from dualforce_model.config import Frozen, digest, shipped
 from dualforce_model.errors import InfrastructureError
 from dualforce_model.storage import write_text
-from dualforce_model.train_config import RECORD_FORMAT
+from dualforce_model.train_config import RECORD_FORMAT, TrainSettings
 from tasks.process import Supervised, folder_lock
 
 
@@ -39,9 +39,9 @@ class TrainingFailed(InfrastructureError):
     """Training ended without a finished checkpoint; the message carries the end of its log."""
 
 
-def run_folder(root: Path, snapshot_id: str, config: Frozen) -> Path:
-    """Folder of the run of this configuration on this snapshot: the same request finds the same run."""
-    return root / f"{snapshot_id[:12]}-{digest(RECORD_FORMAT, snapshot_id, config)[:8]}"
+def run_folder(root: Path, snapshot_id: str, settings: TrainSettings) -> Path:
+    """Folder of the run of these settings on this snapshot: the same request finds the same run."""
+    return root / f"{snapshot_id[:12]}-{digest(RECORD_FORMAT, snapshot_id, settings.identity())[:8]}"
 
 
 def read_state(folder: Path) -> RunState | None:

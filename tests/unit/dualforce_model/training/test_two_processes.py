@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from dualforce_model import checkpoint
+from dualforce_model.execution import Execution
 from dualforce_model.losses import LossWeights
 from dualforce_model.train import train
 from dualforce_model.train_config import TrainConfig
@@ -65,6 +66,22 @@ def test_two_processes_train_as_one(config: TrainConfig, tmp_path: Path) -> None
     torch.testing.assert_close(losses(two), losses(one), rtol=1e-5, atol=1e-6)
     for name, value in weights(one, 6).items():
         torch.testing.assert_close(weights(two, 6)[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_compiled_blocks_are_sharded_and_train_the_same(config: TrainConfig, tmp_path: Path) -> None:
+    """Another way to carry out the same run: it is the same run."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(config, one, StopSignal())
+    launch_two(two, config.model_copy(update={"execution": Execution(compile="on")}))
+    torch.testing.assert_close(losses(two), losses(one), rtol=1e-5, atol=1e-6)
+    states = [checkpoint.verify_checkpoint(checkpoint.checkpoint_path(folder, 6)) for folder in (one, two)]
+    assert states[0].config_digest == states[1].config_digest
+
+
+def test_activations_are_not_recomputed_twice(config: TrainConfig, tmp_path: Path) -> None:
+    twice = config.model_copy(update={"execution": Execution(recompute=True)})
+    with pytest.raises(AssertionError, match="turn one of them off"):
+        launch_two(tmp_path / "run", twice)
 
 
 def test_two_processes_judge_as_one(flame_config: TrainConfig, tmp_path: Path) -> None:
