@@ -63,6 +63,12 @@ class AcquireWork(Work):
         path = self.place.media_root / video_path(self.clips[row.clip_id], row)
         return is_same_file(path, str(row.value["digest"]), stamp_of_download(row))
 
+    def num_bytes(self, rows: Sequence[Row]) -> int:
+        """Size of the videos that came down, each counted once."""
+        if self.config.source.name == FolderSource.name:  # they stay where they are
+            return 0
+        return sum({str(row.value["path"]): int(row.value["num_bytes"]) for row in rows}.values())
+
     def jobs(self, targets: Sequence[Target]) -> Iterator[Job]:
         by_video: dict[str, list[Target]] = {}
         for target in targets:

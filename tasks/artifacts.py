@@ -25,15 +25,18 @@ def publish(key: str, markdown: str, description: str) -> None:
 
 def stage_markdown(summary: StageSummary) -> str:
     """Table of one stage run."""
-    rows = [("done", summary.done)]
+    rows: list[tuple[str, int | str]] = [("done", summary.done)]
     rows += [(f"quarantined: {reason}", count) for reason, count in summary.impossible.items()]
     rows += [(f"failed: {failure}", count) for failure, count in summary.failed.items()]
     rows += [("there already", summary.kept)]
     changes = (("had been lost", summary.lost), ("left the list", summary.left), ("came back to it", summary.returned))
     rows += [(name, count) for name, count in changes if count]
+    share = f" ({summary.available / summary.listed:.1%})" if summary.listed else ""
+    rows.append((f"**there now, of {summary.listed}**", f"**{summary.available}**{share}"))
     lines = [f"| {name} | {count} |" for name, count in rows]
+    brought = f", {summary.brought_in()}" if summary.num_bytes else ""
     head = [
-        f"**{summary.stage}**: {summary.planned} to make, {summary.seconds:.1f} s",
+        f"**{summary.stage}**: {summary.planned} to make, {summary.seconds:.1f} s{brought}",
         "",
         "| outcome | count |",
         "| --- | --- |",

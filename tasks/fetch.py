@@ -60,6 +60,9 @@ class FetchConfig(Frozen):
     time_limit_s: float = Field(1800.0, gt=0, le=86_400, description="longest attempt at one video")
     max_bytes: int = Field(4 * 2**30, ge=1, description="largest file")
     max_rate_bytes_per_s: int | None = Field(None, ge=1024, description="bandwidth of one download; none: all there is")
+    pause_s: float = Field(
+        0.0, ge=0, le=600, description="wait before each download of a worker, varied by half: sites wall off the hasty"
+    )
     cookies_env: str | None = Field(
         None, pattern=ENV_NAME, description="environment variable with the path of a Netscape cookie file"
     )
@@ -168,6 +171,7 @@ class Fetcher:
     def _attempts(self, job: FetchJob, partial: Path) -> tuple[Path, media.Probe]:
         """Download, trying again after what may pass. Waits grow, with jitter so that workers do not march in step."""
         jitter = random.Random(job.job_id)
+        time.sleep(self.config.pause_s * jitter.uniform(0.5, 1.5))
         for attempt in range(self.config.retries + 1):
             try:
                 return self._attempt(job, partial)

@@ -25,7 +25,11 @@ class Stage(StrEnum):
 class Reason(StrEnum):
     """Why a clip is quarantined. The first group are impossibilities (stored facts), the rest a policy's verdicts."""
 
-    GONE = "gone"  # the source says it does not exist (404, deleted, private)
+    GONE = "gone"  # the source says it does not exist (404, deleted)
+    PRIVATE = "private"  # there, for whom its owner lets in
+    MEMBERS_ONLY = "members_only"  # there, for who pays
+    AGE_RESTRICTED = "age_restricted"  # there, for an account of an adult
+    GEO_BLOCKED = "geo_blocked"  # there, in other countries
     NOT_MEDIA = "not_media"  # something else than a video came down
     UNDECODABLE = "undecodable"  # truncated or broken: not one usable stretch of frames
     SPAN_OUTSIDE = "span_outside"  # the listed span lies outside the video

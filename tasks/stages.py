@@ -71,6 +71,8 @@ class StageSummary(Frozen):
     failed: dict[str, int] = Field({}, description="clips by failure class, each counted once")
     left: int = Field(0, ge=0, description="clips that are no longer on the list")
     returned: int = Field(0, ge=0, description="clips that were off the list and are back")
+    listed: int = Field(0, ge=0, description="all targets, made or not")
+    num_bytes: int = Field(0, ge=0, description="what came in from outside")
     seconds: float = Field(ge=0.0)
     num_problems: int = Field(0, ge=0, description="lines of the list that could not become clips")
     problems: tuple[str, ...] = Field((), description="the first of them")
@@ -79,6 +81,18 @@ class StageSummary(Frozen):
     def failed_clips(self) -> int:
         """Clips of which something failed in this run."""
         return sum(self.failed.values())
+
+    @property
+    def available(self) -> int:
+        """Targets that are there now."""
+        return self.kept + self.done
+
+    def brought_in(self) -> str:
+        """Size and speed of what came in; empty where nothing did."""
+        if not self.num_bytes:
+            return ""
+        megabytes = self.num_bytes / 1e6
+        return f"{megabytes:.1f} MB at {megabytes / max(self.seconds, 1e-3):.1f} MB/s"
 
     def text(self) -> str:
         """One line for people."""
@@ -93,7 +107,8 @@ class StageSummary(Frozen):
         counts += [f"{clips(count)} {reason}" for reason, count in self.impossible.items()]
         counts += [f"{clips(count)} failed ({failure})" for failure, count in self.failed.items()]
         lost = f", {self.lost} had been lost" if self.lost else ""
-        done = f"{self.stage}: {', '.join(counts)}, {self.kept} there already{lost}, {self.seconds:.1f} s"
+        brought = f", {self.brought_in()}" if self.num_bytes else ""
+        done = f"{self.stage}: {', '.join(counts)}, {self.kept} there already{lost}{brought}, {self.seconds:.1f} s"
         return "\n".join([done, *bad_lines])
 
 
@@ -348,6 +363,8 @@ def summarise(
         done=sum(row.state == "done" for row in outcomes.values()),
         impossible=dict(sorted(impossible.items())),
         failed=dict(sorted(failed.items())),
+        listed=len(work.targets()),
+        num_bytes=work.num_bytes([row for row in outcomes.values() if row.state == "done"]),
         seconds=round(seconds, 2),
         num_problems=len(work.problems()),
         problems=work.problems()[:SHOWN_PROBLEMS],

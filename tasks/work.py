@@ -84,6 +84,10 @@ class Work(ABC):
         """What of the list could not become a clip, one line each."""
         return ()
 
+    def num_bytes(self, rows: Sequence[Row]) -> int:
+        """Size of what was brought in by these done rows; 0 for a stage that brings nothing in."""
+        return 0
+
     def recorded(self, rows: Sequence[Row]) -> None:
         """The ledger knows these rows now; what was kept in case it would not may go."""
         return

@@ -235,26 +235,42 @@ def _one_video(info: Any) -> dict[str, Any]:
 
 # Sites say in words what their status codes do not. The order matters: a wall or a limit may quote the words of a loss,
 # and a video taken for dead is lost, while one taken for alive costs another attempt.
-WALL = ("not a bot", "confirm your age", "captcha", "unusual traffic", "anti-bot")
+WALL = ("not a bot", "captcha", "unusual traffic", "anti-bot")
 LIMIT = ("rate-limited", "rate limit", "request limit", "too many requests", "try again later")
 STALE = ("precondition check failed", "requested format is not available")
-LOST = (
-    "video unavailable",
-    "private video",
-    "video is private",
-    "has been removed",
-    "has been deleted",
-    "no longer available",
-    "has been terminated",
-    "video is not available",
-    "video does not exist",
-    "available in your country",
-    "blocked it in your country",
-    "geo restriction",
-    "members-only",
-    "join this channel",
-    "drm protect",
+LOST: tuple[
+    tuple[Reason, tuple[str, ...]], ...
+] = (  # the first that fits: "unavailable" is said beside the real reason
+    (Reason.PRIVATE, ("private video", "video is private")),
+    (
+        Reason.MEMBERS_ONLY,
+        ("members-only", "join this channel", "available to this channel's members", "premium members"),
+    ),
+    (Reason.AGE_RESTRICTED, ("confirm your age", "age-restricted", "inappropriate for some users")),
+    (
+        Reason.GEO_BLOCKED,
+        ("available in your country", "blocked it in your country", "geo restriction", "from your location"),
+    ),
+    (
+        Reason.GONE,
+        (
+            "video unavailable",
+            "has been removed",
+            "has been deleted",
+            "no longer available",
+            "has been terminated",
+            "video is not available",
+            "video does not exist",
+            "drm protect",
+        ),
+    ),
 )
+BEHIND_A_DOOR = {  # what opens it; `dualforce rerun` tries these again
+    Reason.PRIVATE: "cookies of an account that may see it (cookies_env)",
+    Reason.MEMBERS_ONLY: "cookies of a member (cookies_env)",
+    Reason.AGE_RESTRICTED: "cookies of an adult's account (cookies_env)",
+    Reason.GEO_BLOCKED: "a proxy in another country (proxy_env)",
+}
 NO_VIDEO = ("unsupported url", "no video formats found", "unusual and will be skipped for safety reasons")
 FFMPEG_ALONE = ("ffmpeg could not be found",)
 BROKEN_LINE = (
@@ -301,13 +317,18 @@ def explain(error: BaseException) -> Exception:
         return Impossible(Reason.NOT_MEDIA, "a stream that only ffmpeg could fetch, which is kept from lists")
     if _any(STALE, text):
         return DownloadError(f"{message}; yt-dlp is older than the site, update it")
-    if _any(LOST, text):
-        return Impossible(Reason.GONE, message)
+    if (lost := _lost(text)) is not None:
+        return Impossible(lost, f"{message}; it takes {BEHIND_A_DOOR[lost]}" if lost in BEHIND_A_DOOR else message)
     if any(isinstance(one, TransportError | TimeoutError | ConnectionError) for one in causes) or _any(
         BROKEN_LINE, text
     ):
         return Temporary(FailureClass.NETWORK, message)
     return DownloadError(f"{message}; if it stays, update yt-dlp or take the line out of the list")
+
+
+def _lost(text: str) -> Reason | None:
+    """Why a site does not give a video, if it says so."""
+    return next((reason for reason, phrases in LOST if _any(phrases, text)), None)
 
 
 def _by_status(status: int, message: str) -> Exception:

@@ -203,6 +203,12 @@ def test_waits_grow_and_heed_the_server(tmp_path: Path, serve: Serve) -> None:
     assert 0.6 <= time.monotonic() - start < 4
 
 
+def test_a_polite_worker_waits_before_it_asks(tmp_path: Path, serve: Serve) -> None:
+    start = time.monotonic()
+    _fetch(tmp_path, _job(serve()), QUICK.model_copy(update={"pause_s": 1.0}))
+    assert time.monotonic() - start >= 0.5  # varied by half
+
+
 @pytest.mark.parametrize(
     ("kept", "reason"),
     [("no moov", Reason.UNDECODABLE), ("empty", None), ("text", Reason.NOT_MEDIA), ("sound", Reason.NOT_MEDIA)],

@@ -1,5 +1,6 @@
 """What a stage run says it did."""
 
+from tasks.artifacts import stage_markdown
 from tasks.ledger import Row
 from tasks.records import FailureClass, Reason, Stage
 from tasks.stages import StageSummary, batch_result, by_clip, target_id
@@ -56,3 +57,21 @@ def test_the_line_for_people_names_units() -> None:
         "1 had been lost, 1.0 s",
         "  1 clip left the list, 2 came back",
     ]
+
+
+def test_what_came_in_is_told_with_its_speed_and_what_there_is_now() -> None:
+    summary = StageSummary(
+        stage=Stage.ACQUIRE,
+        planned=3,
+        kept=5,
+        done=2,
+        impossible={"private": 1},
+        listed=8,
+        num_bytes=30_000_000,
+        seconds=4.0,
+    )
+    assert summary.text() == "acquire: 2 done, 1 clip private, 5 there already, 30.0 MB at 7.5 MB/s, 4.0 s"
+    table = stage_markdown(summary)
+    assert "3 to make, 4.0 s, 30.0 MB at 7.5 MB/s" in table
+    assert "| **there now, of 8** | **7** (87.5%) |" in table
+    assert "MB" not in summary.model_copy(update={"num_bytes": 0}).text()

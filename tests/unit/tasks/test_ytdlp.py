@@ -18,18 +18,20 @@ from tasks.ytdlp import Limits as DownloadLimits
 
 TABLE = [
     ("ERROR: [youtube] XtySvTwIOfw: Video unavailable", Reason.GONE),
-    ("ERROR: [youtube] x: Private video. Sign in if you've been granted access to this video", Reason.GONE),
+    ("ERROR: [youtube] x: Private video. Sign in if you've been granted access to this video", Reason.PRIVATE),
     ("ERROR: [youtube] x: This video has been removed by the uploader", Reason.GONE),
     (
         "[youtube] x: Video unavailable. This video is no longer available because the account has been terminated",
         Reason.GONE,
     ),
-    ("The uploader has not made this video available in your country", Reason.GONE),
-    ("[youtube] x: Join this channel to get access to members-only content", Reason.GONE),
+    ("The uploader has not made this video available in your country", Reason.GEO_BLOCKED),
+    ("Video unavailable. The uploader has blocked it in your country on copyright grounds", Reason.GEO_BLOCKED),
+    ("Video unavailable. This video is private", Reason.PRIVATE),
+    ("[youtube] x: Join this channel to get access to members-only content", Reason.MEMBERS_ONLY),
     ("[x] This video is DRM protected", Reason.GONE),
     ("Sign in to confirm you\u2019re not a bot. Use --cookies-from-browser", FailureClass.BOT_WALL),
     ("Sign in to confirm you're not a bot", FailureClass.BOT_WALL),
-    ("Sign in to confirm your age. This video may be inappropriate", FailureClass.BOT_WALL),
+    ("Sign in to confirm your age. This video may be inappropriate", Reason.AGE_RESTRICTED),
     ("Got HTTP Error 403 caused by Cloudflare anti-bot challenge", FailureClass.BOT_WALL),
     ("unable to download video data: HTTP Error 403: Forbidden", FailureClass.BOT_WALL),
     ("You've hit the request limit", FailureClass.THROTTLED),
@@ -143,12 +145,21 @@ def test_a_page_without_a_video_says_nothing_of_its_address() -> None:
     assert "4242" not in found.measured
 
 
-def test_a_country_wall_is_gone() -> None:
+def test_a_country_wall_says_what_it_is() -> None:
     try:
         raise GeoRestrictedError("The uploader has not made this video available in your country", countries=["DE"])
     except GeoRestrictedError as error:
         found = explain(YtDlpError(str(error), sys.exc_info()))
     assert isinstance(found, Impossible)
+    assert found.reason is Reason.GEO_BLOCKED
+    assert "proxy_env" in found.measured
+
+
+def test_a_video_for_adults_does_not_stop_the_others() -> None:
+    """It is that video's own door, no wall around this machine: no systemic failure, and cookies may open it."""
+    found = explain(YtDlpError("Sign in to confirm your age. This video may be inappropriate for some users."))
+    assert isinstance(found, Impossible)
+    assert "cookies_env" in found.measured
 
 
 def test_long_messages_are_cut_and_empty_ones_named() -> None:
