@@ -12,6 +12,12 @@ from typing import NoReturn
 AGAIN_S = 0.05  # long enough to be out of the place that swallowed it
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came. A KeyboardInterrupt, because everything that ends in order on Ctrl-C does so then too."""
+
+    signal = signal.SIGTERM
+
+
 def keep_interrupts() -> None:
     """From now on SIGTERM ends this process as Ctrl-C does, and what was swallowed of either is sent again."""
     signal.signal(signal.SIGTERM, _terminated)
@@ -28,17 +34,17 @@ def keep_interrupts() -> None:
 
 
 def _terminated(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+    raise Terminated
 
 
 def _signal_behind(lost: "sys.UnraisableHookArgs") -> signal.Signals | None:
-    """The signal whose handler raised; Prefect's exception carries its own, while a flow runs."""
-    if issubclass(lost.exc_type, KeyboardInterrupt):
-        return signal.SIGINT
-    number = getattr(lost.exc_value, "signal", None)
-    if issubclass(lost.exc_type, Exception) or not isinstance(number, int):
+    """The signal whose handler raised; Prefect's exception carries its own too, while a flow runs."""
+    if issubclass(lost.exc_type, Exception):
         return None
-    return signal.Signals(number)
+    number = getattr(lost.exc_value, "signal", None)
+    if isinstance(number, int):
+        return signal.Signals(number)
+    return signal.SIGINT if issubclass(lost.exc_type, KeyboardInterrupt) else None
 
 
 def _send_again(number: signal.Signals) -> None:

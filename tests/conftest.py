@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from tasks.process import free_port
 # No deadline: timings on a shared machine never decide a test. Found counterexamples stay out of the clone.
 settings.register_profile("house", deadline=None, max_examples=60, database=None)
 settings.load_profile("house")
+
+# Started in the background by a shell we inherit deafness to Ctrl-C, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -38,7 +38,7 @@ except (KeyboardInterrupt, Prefect) as error:
 
 @pytest.mark.parametrize(
     ("name", "prefect", "ended_by"),
-    [("SIGINT", False, "KeyboardInterrupt"), ("SIGTERM", False, "KeyboardInterrupt"), ("SIGTERM", True, "Prefect")],
+    [("SIGINT", False, "KeyboardInterrupt"), ("SIGTERM", False, "Terminated"), ("SIGTERM", True, "Prefect")],
 )
 def test_a_swallowed_signal_comes_again(name: str, prefect: bool, ended_by: str) -> None:
     program = LOST.format(signal=name, prefect=prefect)
