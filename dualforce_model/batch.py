@@ -1,6 +1,7 @@
 """The one tensor record that training reads: all modalities of the same steps, or it cannot be built.
 
-Legend: b batch, s steps, c latent channels, 4 structure entries and 8 audio slots per step, m and a their widths.
+Legend: b batch, s steps, c latent channels, 4 structure entries and 8 audio slots per step, m and a their widths,
+r reference features of width e.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from dualforce_model.model import ModelConfig
 Sample = Mapping[str, Tensor | np.ndarray]  # one clip's window: the batch's fields without the batch axis
 
 STEPPED = ("video", "structure", "audio", "positions", "audio_mask")
+FAKE_FEATURES = 5  # reference features of a made-up clip
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class TalkingHeadBatch:
     weights: Float[Tensor, " b"]
     flame: Float[Tensor, "b s 4 56"] | None = None
     """FLAME motion, standardised; None: the data have no FLAME parameters."""
+    features: Float[Tensor, "b r e"] | None = None
+    """What a picture encoder says of the picture at step 0; None: the model takes no reference features."""
 
     def __post_init__(self) -> None:
         given = self._given()
@@ -42,6 +46,11 @@ class TalkingHeadBatch:
             raise ValueError(
                 f"flame has the shape {tuple(self.flame.shape)}: expected [clips, steps, {clock.FRAMES_PER_STEP}, "
                 f"{NUM_MOTION}]"
+            )
+        if self.features is not None and (self.features.ndim != 3 or not self.features.numel()):
+            raise ValueError(
+                f"features has the shape {tuple(self.features.shape)}: expected [clips, reference features, width], "
+                "at least one"
             )
         for name, entries in (("structure", clock.FRAMES_PER_STEP), ("audio", clock.SLOTS_PER_STEP)):
             found = getattr(self, name).shape
@@ -112,14 +121,16 @@ class TalkingHeadBatch:
         draw = torch.Generator().manual_seed(seed)
         latent = (config.video.latent_channels, height, width)
         entries = config.structure.entries if config.structure is not None else 1
-        features = config.audio.features if config.audio is not None else 1
+        heard = config.audio.features if config.audio is not None else 1
+        width_e = config.video.feature_dim
         video = torch.randn(batch, num_steps, *latent, generator=draw)
         return cls(
             video=video,
             structure=torch.randn(batch, num_steps, clock.FRAMES_PER_STEP, entries, generator=draw),
-            audio=torch.randn(batch, num_steps, clock.SLOTS_PER_STEP, features, generator=draw),
+            audio=torch.randn(batch, num_steps, clock.SLOTS_PER_STEP, heard, generator=draw),
             reference=video[:, 0].clone(),
             positions=torch.arange(num_steps).expand(batch, -1).clone(),
             audio_mask=clock.audio_valid(num_steps).expand(batch, -1, -1).clone(),
             weights=torch.ones(batch),
+            features=torch.randn(batch, FAKE_FEATURES, width_e, generator=draw) if width_e else None,  # drawn last
         )

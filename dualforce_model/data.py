@@ -3,7 +3,7 @@
 A window is step 0, one of the clip's references standing alone, and steps j .. j+n-1 as they follow in the clip: what
 the model meets when it generates (the sink, then the rolling window).
 
-Legend: s steps of a window, n steps of the clip, c h w latent, m structure, a audio.
+Legend: s steps of a window, n steps of the clip, c h w latent, m structure, a audio, r reference features of width e.
 """
 
 from collections.abc import Sequence
@@ -101,6 +101,8 @@ class SnapshotDataset:
         if "flame" in self.modalities:
             parameters = self._frames(row, "flame", "parameters", start, stop, reference)
             sample["flame"] = clock.fold_structure(flame.motion(parameters))
+        if "reference" in self.modalities:
+            sample["features"] = self._features(row, reference)
         return sample
 
     # ------------------------------------------------------------------------------------------------ which clip
@@ -114,6 +116,9 @@ class SnapshotDataset:
 
     def _num_references(self, row: SnapshotRow) -> int:
         return len(self._read(row, "video", "reference_frames", None, None))
+
+    def _shown_frame(self, row: SnapshotRow, reference: int) -> int:
+        return int(self._read(row, "video", "reference_frames", reference, reference + 1)[0])
 
     # ---------------------------------------------------------------------------------------------- one modality
 
@@ -134,12 +139,24 @@ class SnapshotDataset:
         self, row: SnapshotRow, modality: str, name: str, start: int, stop: int, reference: int
     ) -> Float32[np.ndarray, "t m"]:
         """Standardised rows per pixel frame: the reference's, then those of the steps."""
-        shown = int(self._read(row, "video", "reference_frames", reference, reference + 1)[0])
+        shown = self._shown_frame(row, reference)
         first, last = clock.frames_of_step(start).start, clock.frames_of_step(stop - 1).stop
         spans = ((shown, shown + 1), (first, last))
         rows = np.concatenate([self._read(row, modality, name, *span) for span in spans])
         standardised: np.ndarray = self.snapshot.statistics[f"{modality}.{name}"].standardise(rows)
         return standardised
+
+    def _features(self, row: SnapshotRow, reference: int) -> Float32[np.ndarray, "r e"]:
+        """Of the very picture that the window shows as step 0, by its frame; on the extractor's own scale."""
+        shown, known = self._shown_frame(row, reference), self._read(row, "reference", "frames", None, None).tolist()
+        if shown not in known:
+            raise SchemaError(
+                f"{row.clip_id}: the reference is frame {shown}, but reference/features are of the frames {known}; "
+                "extract both with the same references"
+            )
+        place = known.index(shown)
+        features: np.ndarray = self._read(row, "reference", "features", place, place + 1)[0].astype(np.float32)
+        return features
 
     def _audio(self, row: SnapshotRow, start: int, stop: int) -> Float32[np.ndarray, "s 8 a"]:
         """Step 0, a picture, is silent; then the tokens of the steps, on the extractor's own scale."""

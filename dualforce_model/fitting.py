@@ -7,17 +7,42 @@ from dualforce_model.config import ConfigError
 from dualforce_model.encoders import EncoderChoice, make_encoder
 from dualforce_model.model import ModelConfig
 from dualforce_model.schema import SchemaError, Snapshot
-from dualforce_model.train_config import Encoders, PictureSize
+from dualforce_model.train_config import Encoders, PictureSize, TrainSettings
 
 LOGGER = logging.getLogger(__name__)
 
 
+def wanted_modalities(settings: TrainSettings, snapshot: Snapshot) -> tuple[str, ...]:
+    """What a run reads of a snapshot; raises ConfigError where the model takes reference features and it has none.
+
+    Video, structure and sound that are missing are the data set's to refuse, by name too.
+    """
+    model = settings.model
+    wanted = ["video"]
+    wanted += ["structure"] if model.structure is not None else []
+    wanted += ["audio"] if model.audio is not None else []
+    wanted += ["flame"] if settings.losses.flame and model.structure and "flame" in snapshot.modalities else []
+    if model.video.feature_dim:
+        if "reference" not in snapshot.modalities:
+            raise ConfigError(
+                f"model.video.feature_dim {model.video.feature_dim}: snapshot {snapshot.id} has no modality "
+                f"'reference' (it has {', '.join(sorted(snapshot.modalities))}), so no reference features; build one "
+                "with them, or set it to 0"
+            )
+        wanted.append("reference")
+    return tuple(wanted)
+
+
 def fitted(model: ModelConfig, snapshot: Snapshot, modalities: Sequence[str]) -> ModelConfig:
-    """The model with the widths of the snapshot's features."""
+    """The model with the widths of the snapshot's features; reference features only where the model takes some."""
     shapes = {name: info.tensors for name, info in snapshot.modalities.items()}
     entries = shapes["structure"]["motion"][0] if "structure" in modalities else 1
     features = shapes["audio"]["tokens"][0] if "audio" in modalities else 1
-    return model.fitted(shapes["video"]["latents"][0], entries, features)
+    found = model.fitted(shapes["video"]["latents"][0], entries, features)
+    if not model.video.feature_dim:
+        return found
+    width = shapes["reference"]["features"][-1]
+    return found.model_copy(update={"video": found.video.model_copy(update={"feature_dim": width})})
 
 
 def picture_size(snapshot: Snapshot, encoders: Encoders) -> PictureSize:
@@ -36,7 +61,10 @@ def check_encoders(encoders: Encoders, snapshot: Snapshot, modalities: Sequence[
     reads (flame) have no encoder in a checkpoint.
     """
     for modality in [name for name in modalities if name in Encoders.model_fields]:
-        choice: EncoderChoice = getattr(encoders, modality)
+        choice: EncoderChoice | None = getattr(encoders, modality)
+        if choice is None:
+            LOGGER.warning("encoders.%s names none: pipelines will have to be given what it makes", modality)
+            continue
         made_by, named = snapshot.modalities[modality].encoder, make_encoder(choice.name, choice.config).fingerprint()
         if not made_by:
             LOGGER.warning("snapshot %s does not say which encoder made its %s", snapshot.id, modality)

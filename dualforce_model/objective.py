@@ -13,6 +13,7 @@ from dualforce_model.diffusion.prediction import Reading
 from dualforce_model.diffusion.schedule import expand
 from dualforce_model.diffusion.window import NoisyWindow, SampleKey, make_noisy
 from dualforce_model.judges import Counted, Estimates, Judges
+from dualforce_model.layers.features import Features
 from dualforce_model.losses import (
     Judged,
     Losses,
@@ -67,10 +68,10 @@ def window_errors(
     reading: Reading,
     judges: Judges | None = None,
 ) -> WindowErrors:
-    """Errors of a batch; noise, levels and silence are functions of (seed, key) alone."""
+    """Errors of a batch; noise, levels, silence and absent features are functions of (seed, key) alone."""
     noisy = make_noisy(batch.video, batch.structure, keys, settings.seed, settings.regime, settings.diffusion.schedule)
     audio_mask = heard(batch.audio_mask, keys, settings)
-    output = _forward(model, batch, noisy, audio_mask, settings)
+    output = _forward(model, batch, noisy, audio_mask, known(batch, keys, settings), settings)
     with torch.autocast(batch.video.device.type, enabled=False):  # errors are small differences: full precision
         velocities = _velocities(output, batch, noisy, reading)
         video = flow_matching(
@@ -141,9 +142,23 @@ def heard(mask: Bool[Tensor, "b s 8"], keys: Sequence[SampleKey], settings: Trai
     """The audio mask with the share `audio_dropout` of the windows silenced."""
     if not settings.audio_dropout:
         return mask
-    draws = [torch.rand((), generator=keyed_generator(settings.seed, "silence", key.epoch, key.index)) for key in keys]
-    keep = torch.stack(draws) >= settings.audio_dropout
-    return mask & keep.to(mask.device)[:, None, None]
+    return mask & _kept(settings.audio_dropout, "silence", keys, settings).to(mask.device)[:, None, None]
+
+
+def known(batch: TalkingHeadBatch, keys: Sequence[SampleKey], settings: TrainSettings) -> Features | None:
+    """Reference features, absent in the share `feature_dropout` of the windows; nothing if the model takes none."""
+    if not settings.model.video.feature_dim:
+        return None
+    if batch.features is None:
+        raise ValueError("the model takes reference features, but the batch has no features; read modality 'reference'")
+    kept = _kept(settings.feature_dropout, "features", keys, settings).to(batch.features.device)
+    return Features(batch.features, kept[:, None].expand(batch.features.shape[:2]))
+
+
+def _kept(share: float, what: str, keys: Sequence[SampleKey], settings: TrainSettings) -> Bool[Tensor, " b"]:
+    """All windows but that share of them, drawn by (seed, key)."""
+    draws = [torch.rand((), generator=keyed_generator(settings.seed, what, key.epoch, key.index)) for key in keys]
+    return torch.stack(draws) >= share
 
 
 def _forward(
@@ -151,6 +166,7 @@ def _forward(
     batch: TalkingHeadBatch,
     noisy: NoisyWindow,
     audio_mask: Bool[Tensor, "b s 8"],
+    features: Features | None,
     settings: TrainSettings,
 ) -> Velocities:
     """The network on noisy windows; streams that the model has not are left out."""
@@ -168,5 +184,7 @@ def _forward(
         sigma_structure=noisy.sigma_structure if sees_structure else None,
         positions=batch.positions,
         audio_mask=audio_mask if hears else None,
+        features=features.tokens.to(dtype) if features is not None else None,
+        features_mask=features.valid if features is not None else None,
     )
     return output

@@ -3,7 +3,7 @@
     pipe = DualForcePipeline.from_pretrained("runs/demo/.../checkpoints/step-00000600")
     frames = pipe(image=picture, audio=samples, seed=0)      # uint8 [T, H, W, 3], 25 frames a second
 
-Legend: b clips of one call, T frames, S steps, n samples at 16 kHz.
+Legend: b clips of one call, T frames, S steps, n samples at 16 kHz, r reference features of width e.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from typing import Any, Self, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from dualforce_model import clock
@@ -45,7 +45,13 @@ class _Prepared:
 
 
 class DualForcePipeline:
-    """Model, encoders and statistics of one checkpoint. Averaged weights are taken where the checkpoint has them."""
+    """Model, encoders and statistics of one checkpoint. Averaged weights are taken where the checkpoint has them.
+
+    Reference features (a model with `video.feature_dim` above 0) are those handed over, else what `encoders.reference`
+    of the checkpoint makes of the picture ([h, w, 3] to [r, e]). With neither a call is refused: the model does work
+    without, its attention to them then adds exactly 0, but it has learned to only with `feature_dropout` above 0, and
+    a condition that is missing by oversight would show in nothing but the pictures. `without_features` allows it.
+    """
 
     def __init__(self, model: DualForce, record: PipelineRecord) -> None:
         self.model = model.eval()
@@ -53,6 +59,8 @@ class DualForcePipeline:
         self.codec: Any = make_encoder(record.encoders.video.name, record.encoders.video.config)
         self.structure: Any = make_encoder(record.encoders.structure.name, record.encoders.structure.config)
         self.hearing: Any = make_encoder(record.encoders.audio.name, record.encoders.audio.config)
+        looking = record.encoders.reference if model.settings.video.feature_dim else None
+        self.looking: Any = make_encoder(looking.name, looking.config) if looking is not None else None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -85,6 +93,8 @@ class DualForcePipeline:
         chunk_steps: int | None = None,
         guidance: float | None = None,
         other_size: bool = False,
+        features: Float32[np.ndarray, "r e"] | None = None,
+        without_features: bool = False,
     ) -> UInt8[np.ndarray, "t h w 3"]: ...
 
     @overload
@@ -98,6 +108,8 @@ class DualForcePipeline:
         chunk_steps: int | None = None,
         guidance: float | None = None,
         other_size: bool = False,
+        features: Sequence[Float32[np.ndarray, "r e"]] | None = None,
+        without_features: bool = False,
     ) -> list[UInt8[np.ndarray, "t h w 3"]]: ...
 
     def __call__(
@@ -110,17 +122,21 @@ class DualForcePipeline:
         chunk_steps: int | None = None,
         guidance: float | None = None,
         other_size: bool = False,
+        features: Float32[np.ndarray, "r e"] | Sequence[Float32[np.ndarray, "r e"]] | None = None,
+        without_features: bool = False,
     ) -> UInt8[np.ndarray, "t h w 3"] | list[UInt8[np.ndarray, "t h w 3"]]:
         """Frames at 25 per second, exactly as many as the sound fills (a started frame counts).
 
         Lists are sampled as one batch: sounds are padded with silence to the longest, results trimmed. Clip i of a list
         is sampled with seed + i, or with its own from a list of seeds. What is left out has the checkpoint's default.
         Pictures are of the size that the model was trained on (`record.size.crop_px`), unless `other_size` is allowed.
+        `features`: reference features of each picture, where the checkpoint names no encoder of them (see the class).
         """
         images = [image] if isinstance(image, np.ndarray) else list(image)
         sounds = [audio] if isinstance(audio, np.ndarray) else list(audio)
         seeds = [seed + number for number in range(len(images))] if isinstance(seed, int) else list(seed)
-        prepared = self._prepare(images, sounds, seeds, other_size)
+        given = [features] if isinstance(features, np.ndarray) else features
+        prepared = self._prepare(images, sounds, seeds, other_size, given, without_features)
         settings = self._settings(num_inference_steps, chunk_steps, guidance)
         sampler = Sampler(self.model, self.record.diffusion.schedule, settings, self.record.reading())
         parts = [self._decode(chunk.video, chunk.first_step) for chunk in sampler.stream(prepared.conditions, seeds)]
@@ -134,7 +150,9 @@ class DualForcePipeline:
         self, image: UInt8[np.ndarray, "h w 3"], audio: Float32[np.ndarray, " n"], seed: int = 0, **options: Any
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
         """The frames of one clip as they are made, chunk by chunk; together they equal what a call returns."""
-        prepared = self._prepare([image], [audio], [seed], options.pop("other_size", False))
+        features, without = options.pop("features", None), options.pop("without_features", False)
+        given, other_size = None if features is None else [features], options.pop("other_size", False)
+        prepared = self._prepare([image], [audio], [seed], other_size, given, without)
         settings = self._settings(**{"num_inference_steps": None, "chunk_steps": None, "guidance": None, **options})
         left = prepared.num_frames[0]
         sampler = Sampler(self.model, self.record.diffusion.schedule, settings, self.record.reading())
@@ -163,6 +181,8 @@ class DualForcePipeline:
         sounds: Sequence[Float32[np.ndarray, " n"]],
         seeds: Sequence[int],
         other_size: bool,
+        features: Sequence[Float32[np.ndarray, "r e"]] | None,
+        without_features: bool,
     ) -> _Prepared:
         if not len(images) == len(sounds) == len(seeds) or not images:
             raise GenerationInputError(
@@ -171,13 +191,42 @@ class DualForcePipeline:
         for image in images:
             _check_picture(image, images[0].shape, None if other_size else self.record.size.crop_px)
         counts = tuple(_num_frames(sound) for sound in sounds)
+        if without_features and features is not None:
+            raise GenerationInputError("features were given together with without_features: leave out one of them")
+        known = None if without_features else self._known(images, features)
         longest = clock.ceil_frames(max(counts))
         latents = [self._standardise("video.latents", self.codec.encode_image(image)[None])[0] for image in images]
         motions = [self._standardise("structure.motion", self.structure(image[None]))[0] for image in images]
         tokens = [self.hearing(_padded(sound, longest)) for sound in sounds]
-        return _Prepared(self._conditions(latents, motions, tokens), counts)
+        return _Prepared(self._conditions(latents, motions, tokens, known), counts)
 
-    def _conditions(self, latents: list[np.ndarray], motions: list[np.ndarray], tokens: list[np.ndarray]) -> Conditions:
+    def _known(
+        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], given: Sequence[Float32[np.ndarray, "r e"]] | None
+    ) -> list[Float32[np.ndarray, "r e"]] | None:
+        """Reference features of each picture; nothing for a model that takes none."""
+        width = self.model.settings.video.feature_dim
+        if given is None and not width:
+            return None
+        if given is None and self.looking is None:
+            raise GenerationInputError(
+                f"the model takes reference features of width {width}, none were given and the checkpoint names no "
+                "encoder of them (encoders.reference): hand over features, or allow without_features, which it has "
+                "learned only if it was trained with feature_dropout above 0"
+            )
+        found = [self.looking(image) for image in images] if given is None else list(given)
+        if len(found) != len(images):
+            raise GenerationInputError(f"reference features of {len(found)} pictures for {len(images)}: one of each")
+        for features in found:
+            _check_features(features, width)
+        return found
+
+    def _conditions(
+        self,
+        latents: list[np.ndarray],
+        motions: list[np.ndarray],
+        tokens: list[np.ndarray],
+        known: list[Float32[np.ndarray, "r e"]] | None,
+    ) -> Conditions:
         device, dtype = self.model.device, self.model.dtype
         audio = torch.stack([clock.fold_audio(torch.from_numpy(each)) for each in tokens]).to(device, dtype)
         audio[:, 0] = 0  # step 0 is a picture: nothing is heard there, in training neither
@@ -191,6 +240,8 @@ class DualForcePipeline:
             else motion[:, None].expand(-1, clock.FRAMES_PER_STEP, -1).contiguous(),
             audio=audio,
             audio_mask=mask,
+            features=None if known is None else _stacked(known).to(device, dtype),
+            features_mask=None if known is None else _there(known).to(device),
         )
 
     def _decode(self, video: Tensor, first_step: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
@@ -239,6 +290,30 @@ def _check_picture(image: np.ndarray, shape: tuple[int, ...], crop_px: int | Non
             f"picture of {image.shape[1]} pixels: the model was trained on crops of {crop_px}; bring it to that size, "
             "or allow other_size"
         )
+
+
+def _check_features(features: np.ndarray, width: int) -> None:
+    if not width:
+        raise GenerationInputError("features were given, but the model takes no reference features: leave them out")
+    found = features.shape if isinstance(features, np.ndarray) else type(features).__name__
+    if not isinstance(features, np.ndarray) or features.ndim != 2 or not features.size or features.shape[1] != width:
+        raise GenerationInputError(
+            f"reference features {found}: expected an array [features, {width}] for each picture"
+        )
+    if not np.issubdtype(features.dtype, np.floating) or not np.isfinite(features).all():
+        raise GenerationInputError(f"reference features of {features.dtype}: expected finite floating-point numbers")
+
+
+def _stacked(known: list[Float32[np.ndarray, "r e"]]) -> Float[Tensor, "b r e"]:
+    """One batch, padded with zeros to the clip with the most; `_there` says which are real."""
+    return torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(each.astype(np.float32)) for each in known], batch_first=True
+    )
+
+
+def _there(known: list[Float32[np.ndarray, "r e"]]) -> Bool[Tensor, "b r"]:
+    counts = torch.tensor([len(each) for each in known])
+    return torch.arange(int(counts.max())) < counts[:, None]
 
 
 def _num_frames(sound: np.ndarray) -> int:

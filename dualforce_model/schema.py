@@ -66,6 +66,10 @@ MODALITIES: dict[str, tuple[TensorSpec, ...]] = {
     "structure": (TensorSpec(name="motion", dtype="float32", num_dims=2, rows="frames"),),
     "audio": (TensorSpec(name="tokens", dtype="float16", num_dims=2, rows="tokens"),),
     "flame": (TensorSpec(name="parameters", dtype="float32", num_dims=2, rows="frames"),),  # dualforce_model/flame.py
+    "reference": (  # what a picture encoder (DINOv2, CLIP) says of the pictures that may stand as step 0
+        TensorSpec(name="features", dtype="float16", num_dims=3, rows="references", statistics=False),
+        TensorSpec(name="frames", dtype="int32", num_dims=1, rows="references", statistics=False),
+    ),
 }
 
 

@@ -26,6 +26,10 @@ class Encoders(Frozen):
     video: EncoderChoice = EncoderChoice(name="dct_video")
     structure: EncoderChoice = EncoderChoice(name="face_dct")
     audio: EncoderChoice = EncoderChoice(name="log_mel")
+    reference: EncoderChoice | None = Field(
+        default=None,
+        description="of reference features, where the model takes them; null: whoever generates hands features over",
+    )
 
 
 class Diffusion(Frozen):
@@ -55,6 +59,9 @@ class TrainSettings(Frozen):
         default=9, ge=2, le=1024, description="steps of a training window, the reference included"
     )
     audio_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of silent windows; guidance needs some")
+    feature_dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="share of windows without their reference features; 0: never without"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: bf16 arithmetic on CUDA, fp32 on the CPU; masters are fp32 either way"
     )
@@ -82,18 +89,12 @@ class TrainSettings(Frozen):
             )
         return self
 
-    @model_validator(mode="after")
-    def _fed_with_what_is_stored(self) -> Self:
-        if self.model.video.feature_dim:
-            raise ValueError(
-                f"model.video.feature_dim {self.model.video.feature_dim}: a snapshot holds no reference features, so "
-                "training would never feed them; set it to 0"
-            )
-        return self
-
     def identity(self) -> dict[str, Any]:
         """What the run computes; not where its store lies, nor how the work is carried out."""
-        return self.model_dump(mode="json", exclude={"store_url", "execution"})
+        found = self.model_dump(mode="json", exclude={"store_url", "execution"})
+        if not self.model.video.feature_dim:  # says nothing then, so runs from before there was a choice keep theirs
+            del found["feature_dropout"], found["encoders"]["reference"]
+        return found
 
     def resolve(self, store_url: str, snapshot_id: str) -> "TrainConfig":
         """These settings on one snapshot."""

@@ -27,7 +27,7 @@ from dualforce_model.diffusion.noise import keyed_generator
 from dualforce_model.diffusion.prediction import Reading, measure_spread
 from dualforce_model.diffusion.window import SampleKey
 from dualforce_model.errors import InputError
-from dualforce_model.fitting import check_encoders, fitted, picture_size
+from dualforce_model.fitting import check_encoders, fitted, picture_size, wanted_modalities
 from dualforce_model.judges import Judges
 from dualforce_model.losses import Losses
 from dualforce_model.model import DualForce
@@ -217,11 +217,7 @@ class Trainer:
 
     def _open(self, split: Split) -> SnapshotDataset:
         config = self.config
-        modalities = ["video"]
-        modalities += ["structure"] if config.model.structure is not None else []
-        modalities += ["audio"] if config.model.audio is not None else []
-        offered = load_snapshot(Storage(config.store_url), config.snapshot_id).modalities
-        modalities += ["flame"] if config.losses.flame and config.model.structure and "flame" in offered else []
+        modalities = wanted_modalities(config, load_snapshot(Storage(config.store_url), config.snapshot_id))
         return SnapshotDataset(
             config.store_url, config.snapshot_id, config.window_steps, split, config.seed, modalities, config.in_memory
         )

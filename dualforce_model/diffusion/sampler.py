@@ -1,7 +1,8 @@
 """Autoregressive sampling: chunks of steps, N Euler steps each, then one clean pass that writes the cache.
 
 Noise is drawn per (seed, modality, step), so a step's noise does not depend on what was asked for before it. Legend:
-b streams, S steps of the clip, n steps of a chunk, c h w latent, m structure entries, a audio features.
+b streams, S steps of the clip, n steps of a chunk, c h w latent, m structure entries, a audio features, r reference
+features of width e.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,12 +35,27 @@ class SamplerConfig(Frozen):
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is known before sampling starts: the picture, its structure and the sound."""
+    """What is known before sampling starts: the picture, its structure and the sound.
+
+    A model that takes reference features may be given some: there are none where the mask is False or all are left out.
+    """
 
     reference: Float[Tensor, "b c h w"]
     structure: Float[Tensor, "b 4 m"] | None
     audio: Float[Tensor, "b S 8 a"]
     audio_mask: Bool[Tensor, "b S 8"]
+    features: Float[Tensor, "b r e"] | None = None
+    features_mask: Bool[Tensor, "b r"] | None = None
+
+    def __post_init__(self) -> None:
+        streams = self.reference.shape[0]
+        if self.features is not None and (self.features.ndim != 3 or self.features.shape[0] != streams):
+            raise ValueError(f"features {tuple(self.features.shape)}: expected [{streams} streams, features, width]")
+        if self.features_mask is None:
+            return
+        if self.features is None or self.features_mask.shape != self.features.shape[:2]:
+            wanted = "no mask without features" if self.features is None else str(tuple(self.features.shape[:2]))
+            raise ValueError(f"features_mask {tuple(self.features_mask.shape)}: expected {wanted}")
 
 
 class Chunk(NamedTuple):
@@ -139,6 +155,8 @@ class _Run:
             sigma_structure=None if chunk.structure is None else chunk.video.new_full((batch, num), sigma_structure),
             positions=positions,
             audio_mask=None if self.deaf else mask,
+            features=None if self.given.features is None else self._twice(self.given.features),
+            features_mask=None if self.given.features_mask is None else self._twice(self.given.features_mask),
             cache=self.cache,
             commit=commit,
         )

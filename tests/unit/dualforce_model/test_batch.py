@@ -16,6 +16,11 @@ def fake(**changes: torch.Tensor) -> TalkingHeadBatch:
     return replace(TalkingHeadBatch.fake(TINY, batch=2, num_steps=4), **changes)
 
 
+def samples_of(batch: TalkingHeadBatch) -> list[dict[str, torch.Tensor]]:
+    names = [field.name for field in fields(batch) if getattr(batch, field.name) is not None]
+    return [{name: getattr(batch, name)[row] for name in names} for row in range(len(batch))]
+
+
 def test_fake_batches_are_whole_and_reproducible() -> None:
     batch = fake()
     assert (len(batch), batch.num_steps) == (2, 4)
@@ -63,8 +68,8 @@ def test_a_window_may_start_anywhere() -> None:
 
 def test_samples_stack_and_odd_ones_are_refused() -> None:
     whole = fake()
-    names = [field.name for field in fields(whole) if getattr(whole, field.name) is not None]
-    samples = [{name: getattr(whole, name)[row] for name in names} for row in range(2)]
+    samples = samples_of(whole)
+    names = list(samples[0])
     stacked = TalkingHeadBatch.stack(samples)
     assert all(torch.equal(getattr(stacked, name), getattr(whole, name)) for name in names)
     as_arrays = [{name: np.asarray(value) for name, value in sample.items()} for sample in samples]
@@ -85,7 +90,7 @@ def test_moving_keeps_everything() -> None:
 
 def test_flame_is_there_for_all_samples_or_for_none() -> None:
     whole = fake(flame=torch.zeros(2, 4, 4, 56))
-    samples = [{field.name: getattr(whole, field.name)[row] for field in fields(whole)} for row in range(2)]
+    samples = samples_of(whole)
     assert TalkingHeadBatch.stack(samples).flame is not None
     without = {name: value for name, value in samples[1].items() if name != "flame"}
     assert TalkingHeadBatch.stack([without]).to("cpu").flame is None
@@ -95,3 +100,40 @@ def test_flame_is_there_for_all_samples_or_for_none() -> None:
         fake(flame=torch.zeros(2, 4, 4, 50))
     with pytest.raises(ValueError, match="flame 3"):
         fake(flame=torch.zeros(2, 3, 4, 56))
+
+
+def knowing() -> TalkingHeadBatch:
+    video = TINY.video.model_copy(update={"feature_dim": 7})
+    return TalkingHeadBatch.fake(TINY.model_copy(update={"video": video}), batch=2, num_steps=4)
+
+
+def test_fake_batches_have_the_features_that_the_model_takes() -> None:
+    assert fake().features is None
+    batch = knowing()
+    assert batch.features is not None
+    assert batch.features.shape[::2] == (2, 7)
+    for with_features, without in zip(samples_of(batch), samples_of(fake()), strict=True):
+        assert all(torch.equal(with_features[name], value) for name, value in without.items())
+
+
+def test_features_are_checked_by_name_and_there_for_all_samples_or_for_none() -> None:
+    whole = knowing()
+    assert whole.features is not None
+    again = TalkingHeadBatch.stack(samples_of(whole)).features
+    assert again is not None
+    assert torch.equal(again, whole.features)
+    moved = whole.to("meta").features
+    assert moved is not None
+    assert moved.device.type == "meta"
+    with pytest.raises(ValueError, match=r"the number of clips: .*features 3"):
+        replace(whole, features=torch.zeros(3, 5, 7))
+    for wrong in (torch.zeros(2, 7), torch.zeros(2, 0, 7), torch.zeros(2, 1, 5, 7)):
+        with pytest.raises(
+            ValueError, match=r"features has the shape .* expected \[clips, reference features, width\]"
+        ):
+            replace(whole, features=wrong)
+    one, other = samples_of(whole)
+    with pytest.raises(ValueError, match="a sample has the fields"):
+        TalkingHeadBatch.stack([one, {name: value for name, value in other.items() if name != "features"}])
+    with pytest.raises(ValueError, match="the shape of features"):
+        TalkingHeadBatch.stack([one, {**other, "features": other["features"][:4]}])

@@ -57,15 +57,30 @@ def with_flame(made: dict[str, Feature], frames: int) -> dict[str, Feature]:
     return {**made, "flame": {"parameters": numbers.astype(np.float32)}}
 
 
+def with_reference(made: dict[str, Feature], late: int) -> dict[str, Feature]:
+    """Reference features too: a frame's number in each of 3 times 5 entries, in another order than the pictures."""
+    shown = made["video"]["reference_frames"][::-1] + np.int32(late)
+    told = shown[:, None, None] * np.ones((1, 3, 5))
+    return {**made, "reference": {"features": told.astype(np.float16), "frames": shown}}
+
+
 def write_snapshot(
-    folder: Path, frames: dict[str, int], weights: dict[str, float], split: dict[str, Split], flame: bool = False
+    folder: Path,
+    frames: dict[str, int],
+    weights: dict[str, float],
+    split: dict[str, Split],
+    flame: bool = False,
+    reference: bool = False,
+    late: int = 0,
 ) -> str:
     """A snapshot written by hand: this package does not know the one that builds them."""
     store = Storage(str(folder))
     made = {clip: features(index, count) for index, (clip, count) in enumerate(sorted(frames.items()))}
     made = {clip: with_flame(each, frames[clip]) if flame else each for clip, each in made.items()}
+    made = {clip: with_reference(each, late) if reference else each for clip, each in made.items()}
     keys = {clip: f"key-{clip}" for clip in made}
-    modalities = ("video", "structure", "audio", *(("flame",) if flame else ()))
+    further = {"flame": flame, "reference": reference}
+    modalities = ("video", "structure", "audio", *(name for name, there in further.items() if there))
     refs: dict[str, dict[str, FeatureRef]] = {clip: {} for clip in made}
     for modality in modalities:
         packed = pack_shard(store, modality, "fp", {clip: made[clip][modality] for clip in made}, keys)
@@ -148,6 +163,31 @@ def test_flame_is_the_motion_of_the_same_frames(tmp_path: Path) -> None:
     batch = TalkingHeadBatch.stack([dataset[0, 0], dataset[0, 1]])
     assert batch.flame is not None
     assert "flame" not in open_dataset(tmp_path, modalities=["video", "audio"]).sample(0, 0)
+
+
+def test_features_are_those_of_the_window_s_own_reference(tmp_path: Path) -> None:
+    write_snapshot(tmp_path, FRAMES, WEIGHTS, SPLITS, reference=True)
+    for in_memory in (False, True):
+        dataset = open_dataset(tmp_path, in_memory=in_memory)
+        row = next(row for row in dataset.rows if row.clip_id == "b")
+        for reference, frame in enumerate((0, 2, 60)):
+            sample = dataset.window(row, start=4, reference=reference)
+            assert float(np.asarray(sample["video"])[0, 0, 0, 0] * STD + MEAN) == 500 + frame
+            assert np.asarray(sample["features"]).dtype == np.float32
+            np.testing.assert_array_equal(sample["features"], np.full((3, 5), frame))
+        for epoch in range(6):  # and so in whatever window is drawn
+            drawn = dataset.sample(epoch, 0)
+            shown = np.asarray(drawn["video"])[0, 0, 0, 0] * STD + MEAN - 500
+            assert (np.asarray(drawn["features"]) == shown).all()
+    assert TalkingHeadBatch.stack([dataset[0, 0], dataset[0, 1]]).features is not None
+    assert "features" not in open_dataset(tmp_path, modalities=["video", "audio"]).sample(0, 0)
+
+
+def test_a_reference_without_features_of_its_own_is_refused(tmp_path: Path) -> None:
+    write_snapshot(tmp_path, FRAMES, WEIGHTS, SPLITS, reference=True, late=1)
+    dataset = open_dataset(tmp_path)
+    with pytest.raises(SchemaError, match=r"b: the reference is frame 2, but .* of the frames \[61, 3, 1\]"):
+        dataset.window(next(row for row in dataset.rows if row.clip_id == "b"), start=4, reference=1)
 
 
 def test_a_window_is_a_reference_and_consecutive_steps_of_every_modality(folder: Path) -> None:

@@ -107,6 +107,65 @@ def test_a_seed_is_needed_for_each_stream(model: DualForce) -> None:
         next(Sampler(model, NoiseSchedule(), SamplerConfig(), READING).stream(conditions(), [1]))
 
 
+@pytest.fixture(scope="module")
+def knowing() -> DualForce:
+    torch.manual_seed(0)
+    video = CONFIG.video.model_copy(update={"feature_dim": 4})
+    made = DualForce(CONFIG.model_copy(update={"video": video})).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    return made
+
+
+def told(features: torch.Tensor | None, mask: torch.Tensor | None = None) -> Conditions:
+    """Two streams of the same picture and sound."""
+    given = row(conditions(), 0)
+    assert given.structure is not None
+    twice = [torch.cat([x, x]) for x in (given.reference, given.structure, given.audio, given.audio_mask)]
+    return Conditions(*twice, features, mask)
+
+
+def test_features_decide_and_absent_ones_do_not(knowing: DualForce) -> None:
+    features = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(5))
+    video, _ = sample(knowing, told(features), [1, 1])
+    assert torch.equal(video[0, 0], video[1, 0])  # the reference
+    assert (video[0, 1:] - video[1, 1:]).abs().max() > 1e-3
+    same, _ = sample(knowing, told(features[:1].expand(2, -1, -1)), [1, 1])
+    torch.testing.assert_close(same[0], same[1], rtol=1e-4, atol=1e-4)
+    without, _ = sample(knowing, told(None), [1, 1])
+    masked, _ = sample(knowing, told(features, torch.tensor([[True] * 3, [False] * 3])), [1, 1])
+    torch.testing.assert_close(masked[0], video[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(masked[1], without[1], rtol=1e-4, atol=1e-4)
+    assert (without[0] - video[0]).abs().max() > 1e-3
+
+
+def test_guidance_keeps_the_features_of_both_branches(knowing: DualForce) -> None:
+    """Sound that is not there guides nowhere, so the twins must have been told the same."""
+    features = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(5))
+    given = told(features, torch.tensor([[True] * 3, [True, True, False]]))
+    given.audio_mask[:] = False
+    plain, _ = sample(knowing, given, [1, 2])
+    guided, _ = sample(knowing, given, [1, 2], guidance=Guidance(audio_scale=3.0))
+    torch.testing.assert_close(guided, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("features", "mask", "complaint"),
+    [
+        (torch.zeros(1, 3, 4), None, r"features \(1, 3, 4\): expected \[2 streams"),
+        (torch.zeros(2, 4), None, r"features \(2, 4\): expected"),
+        (torch.zeros(2, 3, 4), torch.ones(2, 2, dtype=torch.bool), r"features_mask \(2, 2\): expected \(2, 3\)"),
+        (None, torch.ones(2, 3, dtype=torch.bool), r"features_mask \(2, 3\): expected no mask without features"),
+    ],
+)
+def test_features_of_other_streams_are_refused(
+    features: torch.Tensor | None, mask: torch.Tensor | None, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        told(features, mask)
+
+
 class Oracle(torch.nn.Module):
     """Knows the answer: says the true velocity of a known clip, and notes the states it is asked about."""
 

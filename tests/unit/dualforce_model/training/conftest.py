@@ -1,15 +1,19 @@
 """A store with a small snapshot of made-up features, and settings that train on it within a second."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from jaxtyping import Float32, UInt8
 
 from dualforce_model import clock
 from dualforce_model.audio import AudioConfig
 from dualforce_model.bridge import BridgeConfig
-from dualforce_model.encoders import DctVideoCodec, FaceDctStructure, LogMel
+from dualforce_model.config import Frozen
+from dualforce_model.encoders import ENCODERS, DctVideoCodec, FaceDctStructure, LogMel
+from dualforce_model.encoders.base import encoder_fingerprint
 from dualforce_model.flame import NUM_PARAMETERS
 from dualforce_model.model import ModelConfig
 from dualforce_model.optimisation import OptimizerConfig
@@ -44,6 +48,30 @@ SETTINGS = TrainSettings(
 )
 
 
+class NoSettings(Frozen):
+    """Nothing to choose."""
+
+
+class QuarterMeans:
+    """An encoder of reference pictures, which the product has none of without weights: mean colours of the quarters."""
+
+    name: ClassVar[str] = "quarter_means"
+    version: ClassVar[int] = 1
+    modality: ClassVar[str] = "reference"
+    config_type: ClassVar[type[Frozen]] = NoSettings
+    num_features = 3
+
+    def __init__(self, config: Frozen | None = None) -> None:
+        self.config = config or NoSettings()
+
+    def fingerprint(self) -> str:
+        return encoder_fingerprint(self)  # type: ignore[arg-type]  # a modality that only this one has
+
+    def __call__(self, picture: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "4 3"]:
+        halves = [half for rows in np.split(picture, 2) for half in np.split(rows, 2, axis=1)]
+        return np.stack([half.mean(axis=(0, 1), dtype=np.float32) / 255 for half in halves])
+
+
 def features(number: int) -> dict[str, Feature]:
     """Pictures of noise and a hum, through the real encoders."""
     draw = np.random.default_rng(number)
@@ -59,6 +87,10 @@ def features(number: int) -> dict[str, Feature]:
         "structure": {"motion": draw.standard_normal((NUM_FRAMES, FaceDctStructure().num_features)).astype(np.float32)},
         "audio": {"tokens": LogMel()(sound).astype(np.float16)},
         "flame": {"parameters": draw.standard_normal((NUM_FRAMES, NUM_PARAMETERS)).astype(np.float32)},
+        "reference": {
+            "features": np.stack([QuarterMeans()(frames[frame]) for frame in shown[::-1]]).astype(np.float16),
+            "frames": shown[::-1].copy(),
+        },
     }
 
 
@@ -72,6 +104,22 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 def flame_config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """The same with FLAME parameters."""
     return on_snapshot(tmp_path_factory.mktemp("flame_store"), ("video", "structure", "audio", "flame"))
+
+
+@pytest.fixture(scope="session")
+def reference_config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """The same with reference features, and a model that takes them, whatever their width."""
+    found = on_snapshot(tmp_path_factory.mktemp("reference_store"), ("video", "structure", "audio", "reference"))
+    video = MODEL.video.model_copy(update={"feature_dim": 1})
+    return found.model_copy(update={"model": MODEL.model_copy(update={"video": video})})
+
+
+@pytest.fixture
+def quarter_means() -> Iterator[type[QuarterMeans]]:
+    """The encoder of their reference features, among those that a checkpoint may name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENCODERS, QuarterMeans.name, QuarterMeans)
+        yield QuarterMeans
 
 
 def on_snapshot(folder: Path, modalities: Sequence[str]) -> TrainConfig:
@@ -94,7 +142,8 @@ def on_snapshot(folder: Path, modalities: Sequence[str]) -> TrainConfig:
         for name in made
     ]
     split = SplitConfig(validation=0.2, salt="b")
-    made_by = {each.modality: each.fingerprint() for each in (DctVideoCodec(), FaceDctStructure(), LogMel())}
+    encoders = (DctVideoCodec(), FaceDctStructure(), LogMel(), QuarterMeans())
+    made_by: dict[str, str] = {each.modality: each.fingerprint() for each in encoders}
     snapshot = build_snapshot(store, candidates, Policy(name="open"), "set", split=split, encoders=made_by).snapshot
     assert snapshot.splits["validation"]
     return SETTINGS.resolve(str(folder), snapshot.id)

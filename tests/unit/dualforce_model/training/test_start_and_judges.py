@@ -77,11 +77,6 @@ def test_a_start_that_would_be_misread_is_refused(config: TrainConfig) -> None:
         validate(TrainSettings, {"start_from": {"path": "wan"}}, "test")
 
 
-def test_reference_features_that_nothing_feeds_are_refused() -> None:
-    with pytest.raises(ConfigError, match="a snapshot holds no reference features"):
-        validate(TrainSettings, {"model": {"video": {"feature_dim": 16}}}, "test")
-
-
 def test_every_loss_is_logged_and_sorted_by_noise(flame_config: TrainConfig, run_folder: Path) -> None:
     train(flame_config, run_folder, StopSignal())
     rows = [values for _, values in logged(run_folder) if "loss" in values]
