@@ -92,8 +92,10 @@ def test_two_at_once_the_second_learns_who_is_first(smoke: tuple[Path, dict[str,
     while not (out / ".lock").exists() or str(first.pid) not in (out / ".lock").read_text():
         assert time.monotonic() < limit
         time.sleep(0.1)
+    first.send_signal(signal.SIGSTOP)  # it has little to do, and must not be through before the second has asked
     second = start(out)
-    _, said = second.communicate(timeout=120)
+    _, said = second.communicate(timeout=300)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == BUSY
     assert str(first.pid) in said
     first.communicate(timeout=300)
