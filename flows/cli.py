@@ -34,9 +34,9 @@ def cli() -> None:
 
 
 def _register() -> None:
-    from flows import commands_model, commands_run, commands_snapshots, commands_state
+    from flows import commands_model, commands_run, commands_snapshots, commands_sources, commands_state
 
-    for module in (commands_run, commands_state, commands_snapshots, commands_model):
+    for module in (commands_run, commands_state, commands_sources, commands_snapshots, commands_model):
         for command in module.COMMANDS:
             cli.add_command(command)
 

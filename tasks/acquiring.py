@@ -11,7 +11,7 @@ from tasks.ledger import Ledger, Relisting, Row
 from tasks.place import Place
 from tasks.pool import Job, WorkerSpec
 from tasks.records import Clip, Impossible, Stage
-from tasks.sources import FolderSource, Listing, SourceConfig, make_source
+from tasks.sources import LOCAL, Listing, SourceConfig, make_source
 from tasks.stamp import Stamp, is_same_file
 from tasks.work import Target, Work
 
@@ -54,7 +54,7 @@ class AcquireWork(Work):
         return WorkerSpec(target="tasks.fetch:Fetcher", kwargs=kwargs)
 
     def problems(self) -> tuple[str, ...]:
-        return tuple(f"{found.file}, line {found.line}: {found.message}" for found in self.listing.problems)
+        return tuple(found.text_line() for found in self.listing.problems)
 
     def targets(self) -> list[Target]:
         return [Target(clip.clip_id, self.keys[clip.video_id]) for clip in self.listing.clips]
@@ -65,7 +65,7 @@ class AcquireWork(Work):
 
     def num_bytes(self, rows: Sequence[Row]) -> int:
         """Size of the videos that came down, each counted once."""
-        if self.config.source.name == FolderSource.name:  # they stay where they are
+        if self.config.source.name in LOCAL:  # they stay where they are
             return 0
         return sum({str(row.value["path"]): int(row.value["num_bytes"]) for row in rows}.values())
 
@@ -86,7 +86,7 @@ def acquire_key(clip: Clip) -> str:
     A local video is in our reach: when its size or time changes it is read again, and if its bytes are others after
     all, what was made of them is stale.
     """
-    if clip.source != FolderSource.name:
+    if clip.source not in LOCAL:
         return digest("acquire", clip.source, clip.video_id)
     try:
         stamp: Stamp | None = Stamp.of(local_path(clip.location))
@@ -97,7 +97,7 @@ def acquire_key(clip: Clip) -> str:
 
 def video_path(clip: Clip, row: Row) -> str:
     """Where a clip's video lies, relative to the media root; that of a folder is where the list saw it last."""
-    if clip.source == FolderSource.name:
+    if clip.source in LOCAL:
         try:
             return str(local_path(clip.location))
         except Impossible:  # no longer there: whoever opens the old place will say so

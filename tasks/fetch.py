@@ -20,8 +20,9 @@ from dualforce_model import faults, media, storage
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InputError
 from tasks.records import MEDIA_REASONS, FailureClass, Impossible, Reason, Temporary
+from tasks.sources import LOCAL
 from tasks.sources.base import WEB_SCHEMES, check_url
-from tasks.sources.folder import FolderSource, is_text
+from tasks.sources.folder import is_text
 from tasks.stamp import Stamp
 
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -74,7 +75,7 @@ class FetchJob(Frozen):
     """One video to fetch."""
 
     job_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$", description="the video's id, and its file's name")
-    location: str = Field(max_length=4096, description="URL; for the source `folder`, file:// URL of the file itself")
+    location: str = Field(max_length=4096, description="URL; of videos that lie here, the file:// URL")
     source: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$", description="name of the data set's list")
 
 
@@ -115,7 +116,7 @@ class Fetcher:
         Raises Impossible (gone, not media, undecodable, bad listing) or Temporary (network, throttled, bot_wall, disk,
         timeout), both with what was found.
         """
-        if job.source == FolderSource.name:
+        if job.source in LOCAL:
             path = local_path(job.location)
             return self._describe(path, str(path), self._probe(path)).model_dump()
         from tasks import ytdlp

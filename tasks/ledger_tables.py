@@ -12,8 +12,9 @@ from dualforce_model.config import Frozen, canonical_json
 from tasks.holder import Holder
 from tasks.records import Clip, FailureClass, Reason, Span, Stage
 
-REVISIONS = ("0001", "0002", "0003")  # oldest first; the last is what this release reads and writes
+REVISIONS = ("0001", "0002", "0003", "0004")  # oldest first; the last is what this release reads and writes
 MIGRATIONS = Path(__file__).parent / "migrations"
+HINTS = ("frames", "crop")  # what lists say of a clip beyond its span, all in one column
 
 State = Literal["done", "impossible", "failed"]
 
@@ -46,6 +47,7 @@ clips = sa.Table(
     sa.Column("licence", sa.Text, nullable=False),
     sa.Column("parent_id", sa.String(80)),
     sa.Column("listed", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("hints", sa.Text),
     sa.Index("clips_by_position", "dataset", "position"),
 )
 
@@ -135,16 +137,23 @@ class Relisting(Frozen):
 
 
 def clip_values(dataset: str, position: int, clip: Clip) -> dict[str, Any]:
-    """Column values of a clip that is on the list."""
+    """Column values of a clip that is on the list. `hints` is JSON of what a list may say beyond that, or nothing."""
+    columns = {"dataset": dataset, "position": position, "listed": True, "hints": _hints(clip)}
     span = {"start_s": clip.span.start_s, "end_s": clip.span.end_s}
-    return {**clip.model_dump(exclude={"span"}), **span, "dataset": dataset, "position": position, "listed": True}
+    return {**clip.model_dump(exclude={"span", *HINTS}), **span, **columns}
+
+
+def _hints(clip: Clip) -> str | None:
+    found = {name: hint.model_dump() for name in HINTS if (hint := getattr(clip, name)) is not None}
+    return canonical_json(found) if found else None
 
 
 def clip_of(columns: Mapping[str, Any]) -> Clip:
     """The clip in a table row."""
     names = ("clip_id", "source", "video_id", "location", "identity", "licence", "parent_id")
     span = Span(start_s=columns["start_s"], end_s=columns["end_s"])
-    return Clip(**{name: columns[name] for name in names}, span=span)
+    hints = json.loads(columns["hints"]) if columns["hints"] else {}
+    return Clip(**{name: columns[name] for name in names}, span=span, **hints)
 
 
 def row_values(dataset: str, row: Row, run_id: str, now: float) -> dict[str, Any]:

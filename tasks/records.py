@@ -44,6 +44,7 @@ class Reason(StrEnum):
     SHOT_CUT = "shot_cut"
     SOUND_OFFSET = "sound_offset"
     BLURRED = "blurred"
+    TOO_DARK = "too_dark"
     TURNED_AWAY = "turned_away"
     NOISY = "noisy"
     LIPS_STILL = "lips_still"
@@ -111,6 +112,60 @@ class Span(Frozen):
         return self
 
 
+class Frames(Frozen):
+    """A span as the list's own frame numbers: exact where seconds are rounded, and only at the list's frame rate."""
+
+    first: int = Field(ge=0, le=10**9, description="first frame, from 0")
+    end: int = Field(gt=0, le=10**9, description="frame after the last")
+    fps: float = Field(gt=0.0, le=1000.0, description="frames per second that the list counts at, not the file's")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.end <= self.first:
+            raise ValueError(f"the frames end before {self.end}, not after their first, {self.first}")
+        return self
+
+
+class CropBox(Frozen):
+    """A listed crop in pixels of the frame it was measured in; a frame of 1 x 1 means fractions of any frame.
+
+    It is what the list says, and may lie outside its own frame: `scaled` has no answer then.
+    """
+
+    left: float = Field(ge=0.0, le=1e6)
+    top: float = Field(ge=0.0, le=1e6)
+    right: float = Field(gt=0.0, le=1e6)
+    bottom: float = Field(gt=0.0, le=1e6)
+    frame_width: float | None = Field(None, gt=0.0, le=1e6, description="none: unknown, scaled like the height")
+    frame_height: float | None = Field(None, gt=0.0, le=1e6, description="none: unknown, so the box fits no video")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.right <= self.left or self.bottom <= self.top:
+            raise ValueError(f"a crop from {self.left:g}, {self.top:g} to {self.right:g}, {self.bottom:g} is empty")
+        return self
+
+    @property
+    def flaw(self) -> str:
+        """Why the box cannot be used at all; empty if it can."""
+        if self.frame_height is None:
+            return "the size of the frame that the crop was measured in is unknown"
+        if self.bottom > self.frame_height:
+            return f"the crop ends at {self.bottom:g}, below a frame {self.frame_height:g} high"
+        if self.frame_width is not None and self.right > self.frame_width:
+            return f"the crop ends at {self.right:g}, beyond a frame {self.frame_width:g} wide"
+        return ""
+
+    def scaled(self, width_px: int, height_px: int) -> tuple[float, float, float, float] | None:
+        """Left, top, right and bottom in pixels of a real frame; none for a box that does not fit into it."""
+        if self.flaw or self.frame_height is None:
+            return None
+        down = height_px / self.frame_height
+        across = down if self.frame_width is None else width_px / self.frame_width
+        box = (self.left * across, self.top * down, self.right * across, self.bottom * down)
+        return box if box[2] <= width_px + 0.5 else None
+
+
 class Clip(Frozen):
     """One listed span of one video, or a training clip cut from it (then `parent_id` is the listed span's id)."""
 
@@ -122,6 +177,8 @@ class Clip(Frozen):
     identity: str | None = Field(None, max_length=200, description="who speaks, where the list says so")
     licence: str = Field("unknown", max_length=200)
     parent_id: str | None = None
+    frames: Frames | None = Field(None, description="the same span in frames, where the list counts frames")
+    crop: CropBox | None = Field(None, description="where the list says the head is")
 
 
 def safe_id(source: str, name: str, *parts: object) -> str:

@@ -2,10 +2,13 @@
 
     RD_video_url.txt         Radio11 https://www.youtube.com/watch?v=XtySvTwIOfw
     RD_annotion_time.txt     Radio11.mp4 00:30-01:00 01:30-02:30
+    RD_crop_wh.txt           Radio11_1.mp4 557 478 0 478
+    RD_resolution.txt        Radio11.mp4 720
 
-One clip per interval. Crops and heights of the other three files are not read: faces are found anew, at whatever
-height the video comes in. Names that lead to one and the same video share one download, and their people count as one
-person, so that no footage can end on both sides of a split.
+One clip per interval. A crop is x, width, y, height of the clip with that number (from 0) in pixels of a video as high
+as the resolution file says; those two files may be missing, and a clip without a crop is a clip. The fifth file,
+`_crop_ratio.txt`, is for enlarging a box of landmarks and not read. Names that lead to one and the same video share one
+download, and their people count as one person, so that no footage can end on both sides of a split.
 """
 
 import re
@@ -16,28 +19,34 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from dualforce_model.config import Frozen
-from tasks.records import Clip, Span, safe_id
+from tasks.records import Clip, CropBox, Span, safe_id
 from tasks.sources.base import (
     WEB_SCHEMES,
+    Entry,
     Line,
-    Listing,
     ListingProblem,
+    Source,
     SourceError,
+    SourceSettings,
+    Video,
     check_name,
     check_url,
+    make_crop,
     make_span,
     parse_time,
     problem,
     read_lines,
     video_address,
 )
+from tasks.sources.rows import whole_number
 
 URLS = "_video_url.txt"
 TIMES = "_annotion_time.txt"
+CROPS = "_crop_wh.txt"
+HEIGHTS = "_resolution.txt"
 
 
-class HdtfConfig(Frozen):
+class HdtfConfig(SourceSettings):
     """Where the lists of HDTF are, and which of them to take."""
 
     name: Literal["hdtf"] = "hdtf"
@@ -54,9 +63,10 @@ class _Video:
     name: str
     url: str
     intervals: list[tuple[Line, str]] = field(default_factory=list)
+    crops: dict[int, CropBox] = field(default_factory=dict)
 
 
-class HdtfSource:
+class HdtfSource(Source):
     """The lists of HDTF."""
 
     name: ClassVar[str] = "hdtf"
@@ -65,26 +75,42 @@ class HdtfSource:
     def __init__(self, config: HdtfConfig) -> None:
         self.config = config
 
-    def listing(self) -> Listing:
-        """436 clips of 369 videos for the lists as published, and one problem (Radio24 has no interval)."""
+    def entries(self) -> Iterator[Entry]:
+        """436 clips of 369 videos for the lists as published, 421 with a crop; what is odd about them as problems."""
         problems: list[ListingProblem] = []
         videos = [(subset, video) for subset in self._subsets() for video in self._read(subset, problems).values()]
+        yield from problems
         video_ids: dict[str, str] = {}
         for subset, video in videos:
             video_ids.setdefault(video_address(video.url), safe_id(self.name, f"{subset}_{video.name}"))
         people = _people(video for _, video in videos)
-        clips: dict[str, Clip] = {}
+        seen: set[str] = set()
         for subset, video in videos:
+            yield Video(f"{subset}_{video.name}", video_address(video.url))
+            found: list[tuple[Line, Clip]] = []
             for outcome in self._clips(subset, video, video_ids[video_address(video.url)], people[video.name]):
                 if isinstance(outcome, ListingProblem):
-                    problems.append(outcome)
+                    yield outcome
                     continue
                 line, clip = outcome
-                if clips.setdefault(clip.clip_id, clip) is not clip:
-                    problems.append(
-                        line.problem(self.name, f"{clip.span.start_s:g} to {clip.span.end_s:g} s: listed twice")
-                    )
-        return Listing(clips=tuple(clips.values()), problems=tuple(problems))
+                if clip.clip_id in seen:
+                    yield line.problem(self.name, f"{clip.span.start_s:g} to {clip.span.end_s:g} s: listed twice")
+                    continue
+                seen.add(clip.clip_id)
+                found.append(outcome)
+                yield clip
+            yield from self._overlaps(found)
+
+    def _overlaps(self, found: list[tuple[Line, Clip]]) -> Iterator[ListingProblem]:
+        """Intervals of a video that begin before an earlier one has ended."""
+        in_order = sorted(found, key=lambda outcome: outcome[1].span.start_s)
+        longest: Span | None = None  # of those so far, the one that ends last
+        for line, clip in in_order:
+            if longest is not None and clip.span.start_s < (longest.end_s or 0.0):
+                one, other = (f"{span.start_s:g} to {span.end_s:g} s" for span in (longest, clip.span))
+                yield line.problem(self.name, f"{one} and {other} overlap: the same footage in two clips", lost=False)
+            if longest is None or (clip.span.end_s or 0.0) > (longest.end_s or 0.0):
+                longest = clip.span
 
     def _subsets(self) -> tuple[str, ...]:
         found = tuple(sorted(path.name.removesuffix(URLS) for path in self.config.folder.glob(f"*{URLS}")))
@@ -123,7 +149,40 @@ class HdtfSource:
                 problems.append(line.problem(self.name, "a name without an interval"))
             else:
                 named.intervals += [(line, interval) for interval in intervals]
+        self._read_crops(subset, videos, problems)
         return videos
+
+    def _read_crops(self, subset: str, videos: dict[str, _Video], problems: list[ListingProblem]) -> None:
+        """Give the videos the crops of their clips. What is wrong with one costs the crop, not the clip."""
+        found: list[ListingProblem] = []
+        heights: dict[str, float] = {}
+        for line in self._lines_if_any(subset, HEIGHTS, found):
+            try:
+                name, height = _height(line)
+                if heights.setdefault(name, height) != height:
+                    raise ValueError(f"{name} has a height already, {heights[name]:g}")
+            except ValueError as error:
+                found.append(line.problem(self.name, str(error)))
+        for line in self._lines_if_any(subset, CROPS, found):
+            try:
+                name, index, (left, width, top, height) = _crop(line)
+                video = videos.get(name)
+                if video is None or index >= len(video.intervals):
+                    raise ValueError(f"a crop of clip {index} of {name}, which {subset}{TIMES} does not have")
+                if index in video.crops:
+                    raise ValueError(f"clip {index} of {name} has a crop already")
+                frame = (None, heights.get(name))
+                box, remarks = make_crop(left, top, left + width, top + height, frame)
+                if box is not None:
+                    video.crops[index] = box
+                found += [line.problem(self.name, remark.message) for remark in remarks]
+            except ValueError as error:
+                found.append(line.problem(self.name, str(error)))
+        problems += [one.model_copy(update={"lost": False}) for one in found]
+
+    def _lines_if_any(self, subset: str, suffix: str, problems: list[ListingProblem]) -> Iterator[Line]:
+        path = self.config.folder / f"{subset}{suffix}"
+        return self._lines(path, problems) if path.is_file() else iter(())
 
     def _lines(self, path: Path, problems: list[ListingProblem]) -> Iterator[Line]:
         for line in read_lines(self.name, path):
@@ -142,7 +201,7 @@ class HdtfSource:
         self, subset: str, video: _Video, video_id: str, identity: str
     ) -> Iterator[tuple[Line, Clip] | ListingProblem]:
         usable = False
-        for line, interval in video.intervals:
+        for index, (line, interval) in enumerate(video.intervals):
             try:
                 span = _span(interval)
             except ValueError as error:
@@ -159,10 +218,29 @@ class HdtfSource:
                     span=Span(start_s=span[0], end_s=span[1]),
                     identity=identity,
                     licence=self.licence,
+                    crop=video.crops.get(index),
                 ),
             )
         if not usable:
             yield video.line.problem(self.name, f"no {'usable ' if video.intervals else ''}interval in {subset}{TIMES}")
+
+
+def _height(line: Line) -> tuple[str, float]:
+    if len(line.fields) != 2:
+        raise ValueError(f"expected a name and a height, found {len(line.fields)} fields")
+    height = whole_number(line.fields[1], "height")
+    if height == 0:
+        raise ValueError("a height of 0 pixels; crops of this video cannot be used")
+    return line.fields[0].removesuffix(".mp4"), height
+
+
+def _crop(line: Line) -> tuple[str, int, list[int]]:
+    """Name, number of the clip, and x, width, y, height."""
+    if len(line.fields) != 5:
+        raise ValueError(f"expected a name and x, width, y, height, found {len(line.fields)} fields")
+    name, _, index = line.fields[0].removesuffix(".mp4").rpartition("_")
+    numbers = [whole_number(text, "crop") for text in line.fields[1:]]
+    return name, whole_number(index, "number of the clip"), numbers
 
 
 def _span(interval: str) -> tuple[float, float]:

@@ -11,35 +11,36 @@ alone for YouTube), so that a mirror on another host or port keeps all ids. The 
 differ in the host alone need names; without, the second is a problem.
 """
 
-import csv
 import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from dualforce_model.config import Frozen
 from tasks.records import Clip, Span, safe_id
 from tasks.sources.base import (
     WEB_SCHEMES,
+    Entry,
     Line,
-    Listing,
     ListingProblem,
-    SourceError,
+    Source,
+    SourceSettings,
     check_name,
     check_url,
     make_span,
     parse_time,
+    parsed,
     read_lines,
     video_address,
     youtube_id,
 )
+from tasks.sources.rows import Row
 
-COLUMNS = ("url", "start", "end", "name")
 
-
-class UrlsConfig(Frozen):
+class UrlsConfig(SourceSettings):
     """A file of URLs."""
 
     name: Literal["urls"] = "urls"
@@ -48,7 +49,7 @@ class UrlsConfig(Frozen):
     licence: str = Field("unknown", max_length=200, description="licence of the videos, if you know it")
 
 
-class UrlsSource:
+class UrlsSource(Source):
     """A file of URLs."""
 
     name: ClassVar[str] = "urls"
@@ -57,37 +58,28 @@ class UrlsSource:
     def __init__(self, config: UrlsConfig) -> None:
         self.config = config
 
-    def listing(self) -> Listing:
+    def entries(self) -> Iterator[Entry]:
         """One clip per line, in the file's order."""
-        if not self.config.file.is_file():
-            raise SourceError(f"{self.config.file}: no such file; check the source's file")
-        clips: dict[str, Clip] = {}
-        problems: list[ListingProblem] = []
         addresses: dict[str, str] = {}  # video id -> the video that has it
+
+        def parse(record: Row) -> Iterator[Clip]:
+            bare = record.columns == ("url",)
+            clip = self._clip({"url": record.line.text} if bare else record.fields())
+            if addresses.setdefault(clip.video_id, address := video_address(clip.location)) != address:
+                raise ValueError("the name, or the path without a name, is that of another URL; give each its own name")
+            yield clip
+
+        return parsed(self.name, self._rows(), parse)
+
+    def _rows(self) -> Iterator[Row | ListingProblem]:
         columns: tuple[str, ...] | None = None
         for line in read_lines(self.name, self.config.file):
-            if not isinstance(line, Line):
-                problems.append(line)
-                continue
-            if columns is None:
+            if isinstance(line, Line) and columns is None:
                 header = _header(line)
                 columns = header or ("url",)
                 if header:
                     continue
-            try:
-                clip = self._clip(_fields(line, columns))
-                address = addresses.setdefault(clip.video_id, video_address(clip.location))
-                if address != video_address(clip.location):
-                    raise ValueError(
-                        "the name, or the path without a name, is that of another URL; give each its own name"
-                    )
-                if clip.clip_id in clips:
-                    raise ValueError("the same video and span twice")
-            except ValueError as error:
-                problems.append(line.problem(self.name, str(error)))
-            else:
-                clips[clip.clip_id] = clip
-        return Listing(clips=tuple(clips.values()), problems=tuple(problems))
+            yield Row(line, columns or ("url",)) if isinstance(line, Line) else line
 
     def _clip(self, fields: dict[str, str]) -> Clip:
         url = check_url(fields["url"], self.config.schemes)
@@ -111,22 +103,11 @@ def _header(line: Line) -> tuple[str, ...] | None:
     return columns if "url" in columns and "://" not in line.text else None
 
 
-def _fields(line: Line, columns: tuple[str, ...]) -> dict[str, str]:
-    if columns == ("url",):
-        return {"url": line.text}
-    try:
-        values = next(csv.reader([line.text], strict=True), [])
-    except csv.Error as error:
-        raise ValueError(f"not a line of CSV: {error}") from error
-    if len(values) != len(columns):
-        raise ValueError(f"expected {len(columns)} fields ({', '.join(columns)}), found {len(values)}")
-    return {column: value.strip() for column, value in zip(columns, values, strict=True) if column in COLUMNS}
-
-
 def _span(start: str, end: str) -> Span:
     return make_span(parse_time(start) if start else 0.0, parse_time(end) if end else None)
 
 
+@lru_cache(maxsize=1024)  # the next line is often another clip of the same video
 def _address_digest(url: str) -> str:
     """Of what names a video on its host: a mirror gives the same."""
     parts = urlsplit(url)

@@ -39,13 +39,15 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "failures",
         "rerun",
         "snapshots",
+        "sources",
         "generate",
         "evaluate",
         "verify",
         "estimate",
         "up",
     }
-    assert {path[1] for path, _ in ALL if len(path) == 2} == {"build", "list", "show", "diff", "tag", "verify", "gc"}
+    inner = {path[1] for path, _ in ALL if len(path) == 2}
+    assert inner == {"build", "list", "show", "diff", "tag", "verify", "gc", "check"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from alembic.script import ScriptDirectory
 
 from tasks.ledger import Ledger, LedgerError, Row
 from tasks.ledger_tables import MIGRATIONS, REVISIONS, metadata, upgrade
-from tasks.records import Clip, Stage
+from tasks.records import Clip, CropBox, Frames, Stage
 
 DATASET = "demo"
 
@@ -70,6 +70,16 @@ def test_an_older_ledger_is_upgraded_and_keeps_its_data(ledger_url: str, revisio
         assert again.rows(DATASET)[0].key == "k2"
 
 
+def test_what_a_list_says_beyond_the_span_comes_back_and_may_change(ledger: Ledger) -> None:
+    frames, crop = Frames(first=3, end=78, fps=29.97), CropBox(left=0.5, top=0, right=9, bottom=8, frame_height=720)
+    both = clip("a").model_copy(update={"frames": frames, "crop": crop})
+    box = clip("b").model_copy(update={"crop": crop})
+    ledger.add_clips(DATASET, [both, box, clip("c")])
+    assert list(ledger.clips(DATASET)) == [both, box, clip("c")]
+    ledger.add_clips(DATASET, [clip("a"), box.model_copy(update={"frames": frames})])
+    assert [(one.frames, one.crop) for one in ledger.clips(DATASET)] == [(None, None), (frames, crop), (None, None)]
+
+
 def test_the_migrations_make_exactly_the_tables_that_are_declared(ledger: Ledger) -> None:
     from alembic.autogenerate import compare_metadata
 
@@ -85,7 +95,7 @@ def test_the_migrations_make_exactly_the_tables_that_are_declared(ledger: Ledger
 def test_a_newer_ledger_is_refused_and_left_alone(ledger_url: str) -> None:
     with Ledger(ledger_url) as ledger, ledger._writing() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(LedgerError, match=r"revision 9999, written by a newer release; this one knows up to 0003"):
+    with pytest.raises(LedgerError, match=r"revision 9999, written by a newer release; this one knows up to 0004"):
         Ledger(ledger_url)
 
 

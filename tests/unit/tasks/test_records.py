@@ -10,9 +10,11 @@ from pydantic import ValidationError
 from tasks.records import (
     Attempt,
     Clip,
+    CropBox,
     Done,
     Failed,
     FailureClass,
+    Frames,
     Quarantined,
     Reason,
     Span,
@@ -44,6 +46,36 @@ def test_different_things_have_different_ids() -> None:
 def test_spans_run_forward() -> None:
     with pytest.raises(ValidationError, match="before its start"):
         Span(start_s=2.0, end_s=1.0)
+
+
+def test_frames_run_forward_and_boxes_hold_something() -> None:
+    with pytest.raises(ValidationError, match="not after their first"):
+        Frames(first=9, end=9, fps=25.0)
+    with pytest.raises(ValidationError, match="is empty"):
+        CropBox(left=5, top=0, right=5, bottom=9)
+
+
+def test_boxes_scale_to_the_real_frame() -> None:
+    box = CropBox(left=320, top=0, right=960, bottom=640, frame_width=1280, frame_height=720)
+    assert box.scaled(1920, 1080) == (480, 0, 1440, 960)
+    assert box.scaled(640, 720) == (160, 0, 480, 640)  # another shape of pixel
+    fractions = CropBox(left=0.25, top=0, right=0.75, bottom=1, frame_width=1, frame_height=1)
+    assert fractions.scaled(1000, 500) == (250, 0, 750, 500)
+    by_height = box.model_copy(update={"frame_width": None})
+    assert by_height.scaled(1920, 1080) == (480, 0, 1440, 960)
+    assert by_height.scaled(700, 720) is None
+
+
+@pytest.mark.parametrize(
+    ("frame", "flaw"),
+    [((1280, 600), "below a frame"), ((900, 720), "beyond a frame"), ((1280, None), "unknown"), ((None, 720), "")],
+)
+def test_boxes_that_lie_outside_their_own_frame_have_no_answer(
+    frame: tuple[float | None, float | None], flaw: str
+) -> None:
+    box = CropBox(left=320, top=0, right=960, bottom=640, frame_width=frame[0], frame_height=frame[1])
+    assert flaw in box.flaw
+    assert bool(box.flaw) == bool(flaw) == (box.scaled(1920, 1080) is None)
 
 
 def test_clip_ids_are_checked() -> None:

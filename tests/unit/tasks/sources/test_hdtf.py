@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tasks.records import Clip
 from tasks.sources import HdtfConfig, Listing, SourceError, make_source
+from tasks.sources.base import video_address
 from tasks.sources.hdtf import person
 
 
@@ -39,11 +40,103 @@ def test_counts_of_the_real_lists(real: Listing) -> None:
     assert {clip.licence for clip in real.clips} == {"CC BY 4.0"}
 
 
-def test_the_one_problem_of_the_real_lists(real: Listing) -> None:
-    (radio24,) = real.problems
-    assert (radio24.file, radio24.line) == ("RD_video_url.txt", 24)
+def test_the_problems_of_the_real_lists(real: Listing) -> None:
+    told = {(found.file, found.line): found for found in real.problems}
+    assert set(told) == {
+        ("RD_video_url.txt", 24),
+        ("WRA_annotion_time.txt", 96),
+        ("WRA_resolution.txt", 76),
+        ("WDA_crop_wh.txt", 126),
+        ("WDA_crop_wh.txt", 135),
+        ("WRA_crop_wh.txt", 102),
+        ("WRA_crop_wh.txt", 103),
+        ("WRA_crop_wh.txt", 138),
+    }
+    radio24 = told["RD_video_url.txt", 24]
     assert radio24.text.startswith("Radio24 ")
     assert "no interval" in radio24.message
+    assert [found.text.split(" ")[0] for found in real.problems if found.lost] == ["Radio24"]
+    assert "33 to 533 s and 490 to 510 s overlap" in told["WRA_annotion_time.txt", 96].message
+    assert "a height of 0" in told["WRA_resolution.txt", 76].message
+
+
+def test_crops_of_the_real_lists(real: Listing) -> None:
+    crops = [clip.crop for clip in real.clips if clip.crop is not None]
+    assert len(crops) == 421
+    assert sum((c.span.end_s or 0) - c.span.start_s for c in real.clips if c.crop is not None) == 58_863
+    assert sum(bool(crop.flaw) for crop in crops) == 5
+    assert all(crop.right - crop.left == crop.bottom - crop.top for crop in crops)
+    crop = _of(real, "RD", "Radio11")[1].crop
+    assert crop is not None
+    assert crop.scaled(1280, 720) == (557, 0, 557 + 478, 478)
+    assert crop.scaled(640, 360) == (278.5, 0, 278.5 + 239, 239)
+    assert crop.scaled(720, 720) is None  # a picture too narrow for it
+    without = {clip.clip_id.rpartition("-")[0] for clip in real.clips if clip.crop is None}
+    assert len(without) == 15
+    assert {"hdtf-RD_Radio6", "hdtf-WDA_LindaSnchez", "hdtf-WRA_MittRomney", "hdtf-WRA_DuncanHunter"} <= without
+    assert [clip.crop is None for clip in _of(real, "WRA", "MittRomney")] == [False, True]
+    for name in ("KevinMcCarthy1", "PeterKing"):
+        assert all(clip.crop and clip.crop.scaled(1920, 1080) is None for clip in _of(real, "WRA", name))
+
+
+def test_ids_are_those_of_earlier_releases(real: Listing) -> None:
+    assert real.clips[0].clip_id == "hdtf-RD_Radio1-087a5d0fefd3"
+    assert real.clips[0].video_id == "hdtf-RD_Radio1-c5fdd32cd8b8"
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "said"),
+    [
+        ("crop_wh", "Ada_0.mp4 1 2 3", "found 4 fields"),
+        ("crop_wh", "Ada_0.mp4 1 -2 3 4", "whole number"),
+        ("crop_wh", "Ada_0.mp4 1 0 3 4", "a crop from"),
+        ("crop_wh", "Ada_7.mp4 1 2 3 4", "does not have"),
+        ("crop_wh", "Bob_0.mp4 1 2 3 4", "does not have"),
+        ("crop_wh", "Ada.mp4 1 2 3 4", "number of the clip"),
+        ("crop_wh", "Ada_1.mp4 1 2 3 4", "has a crop already"),
+        ("crop_wh", "Ada_0.mp4 0 800 0 800", "below a frame 720 high"),
+        ("crop_wh", "Ada_0.mp4 0 8\x00 0 8", "control character"),
+        ("resolution", "Ada.mp4 1080", "has a height already"),
+        ("resolution", "Eve.mp4 0", "a height of 0"),
+        ("resolution", "Eve.mp4 tall", "height 'tall'"),
+        ("resolution", "Eve.mp4", "found 1 fields"),
+    ],
+)
+def test_bad_crops_and_heights_cost_no_clip(tmp_path: Path, file: str, line: str, said: str) -> None:
+    texts = {"crop_wh": "Ada_1.mp4 5 6 7 6\n", "resolution": "Ada.mp4 720\n"}
+    for name, text in texts.items():
+        (tmp_path / f"RD_{name}.txt").write_text(text + (line if name == file else ""))
+    listing = _listing(tmp_path, "Ada http://h/a.mp4\n", "Ada.mp4 00:00-00:10 00:20-00:30\n")
+    first, second = listing.clips
+    assert first.crop is None or first.crop.scaled(1280, 720) is None
+    assert second.crop is not None
+    assert second.crop.scaled(1280, 720) == (5, 7, 11, 13)
+    (told,) = listing.problems
+    assert (told.file, told.line, told.lost) == (f"RD_{file}.txt", 2, False)
+    assert said in told.message
+
+
+@pytest.mark.parametrize(
+    ("intervals", "told"),
+    [
+        ("00:00-00:10 00:10-00:20 00:30-00:40", []),
+        ("00:30-00:40 00:00-00:10", []),
+        ("00:00-01:00 00:10-00:20 00:30-00:40", ["0 to 60 s and 10 to 20 s", "0 to 60 s and 30 to 40 s"]),
+        ("00:10-00:20 00:05-00:11", ["5 to 11 s and 10 to 20 s"]),
+    ],
+)
+def test_overlapping_intervals_are_told_and_kept(tmp_path: Path, intervals: str, told: list[str]) -> None:
+    listing = _listing(tmp_path, "Ada http://h/a.mp4\n", f"Ada.mp4 {intervals}\n")
+    assert len(listing.clips) == len(intervals.split(" "))
+    assert [found.message.partition(" overlap")[0] for found in listing.problems] == told
+
+
+def test_a_crop_without_heights_fits_no_video(tmp_path: Path) -> None:
+    (tmp_path / "RD_crop_wh.txt").write_text("Ada_0.mp4 5 6 7 6\n")
+    listing = _listing(tmp_path, "Ada http://h/a.mp4\n", "Ada.mp4 00:00-00:10\n")
+    assert listing.clips[0].crop is not None
+    assert listing.clips[0].crop.scaled(1280, 720) is None
+    assert "unknown" in listing.problems[0].message
 
 
 def test_oddities_of_the_real_lists(real: Listing) -> None:
@@ -54,6 +147,12 @@ def test_oddities_of_the_real_lists(real: Listing) -> None:
     assert [(clip.span.start_s, clip.span.end_s) for clip in _of(real, "WRA", "MittRomney")] == [(490, 510), (33, 533)]
     (radio2,) = _of(real, "RD", "Radio2")
     assert radio2.location.endswith("watch?v=uBWJJvynXpA&t=6s")
+
+
+def test_a_moment_in_the_url_is_not_part_of_the_video(real: Listing) -> None:
+    moments = {clip.location for clip in real.clips if "&t=" in clip.location}
+    assert len(moments) == 13
+    assert all(len(video_address(url)) == len("youtube:") + 11 for url in moments)
 
 
 def test_the_same_video_twice_is_one_download_and_one_person(real: Listing) -> None:
@@ -139,9 +238,11 @@ def test_a_missing_time_file_is_said(tmp_path: Path) -> None:
     assert [problem.file for problem in listing.problems] == ["RD_annotion_time.txt", "RD_video_url.txt"]
 
 
-@given(st.binary(max_size=300), st.binary(max_size=300))
-def test_any_bytes_give_a_listing(urls: bytes, times: bytes) -> None:
+@given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300))
+def test_any_bytes_give_a_listing(urls: bytes, times: bytes, crops: bytes, heights: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "RD_crop_wh.txt").write_bytes(b"Ada_0.mp4 " + crops)
+        (Path(folder) / "RD_resolution.txt").write_bytes(heights)
         listing = _listing(Path(folder), urls, times)
     assert len({clip.clip_id for clip in listing.clips}) == len(listing.clips)
 

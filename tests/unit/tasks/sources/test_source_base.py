@@ -1,4 +1,4 @@
-"""Lines, times, names and URLs of strangers, and how spans become training clips."""
+"""Lines, times, names and URLs of strangers."""
 
 import tempfile
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.records import Clip, Reason, Span
+from tasks.records import Clip, Frames, Reason, Span
 from tasks.sources.base import (
     MAX_LINE_BYTES,
     Line,
@@ -16,12 +16,14 @@ from tasks.sources.base import (
     SourceError,
     check_name,
     check_url,
-    cut_spans,
+    make_crop,
+    make_frames,
     parse_time,
     printable,
     problem,
     read_lines,
     video_address,
+    watch_url,
     youtube_id,
 )
 
@@ -196,65 +198,26 @@ def test_the_same_video_under_different_urls() -> None:
     assert video_address("http://a/x.mp4") != video_address("http://b/x.mp4")
 
 
+@pytest.mark.parametrize("name", ["", "short", "x" * 12, "-" * 10 + " ", "../etc/pass", "ábcdefghijk", "$(reboot)xx"])
+def test_what_is_no_youtube_id(name: str) -> None:
+    assert watch_url("--MJTR3evMw") == "https://www.youtube.com/watch?v=--MJTR3evMw"
+    with pytest.raises(ValueError, match="11 letters"):
+        watch_url(name)
+
+
+def test_frames_are_seconds_too() -> None:
+    assert make_frames(50, 75, 25.0) == (Frames(first=50, end=75, fps=25.0), Span(start_s=2.0, end_s=3.0))
+    for first, end, fps in ((5, 5, 25.0), (-1, 5, 25.0), (0, 5, 0.0), (0, 5, float("nan")), (0, 5, 2000.0)):
+        with pytest.raises(ValueError, match="expected"):
+            make_frames(first, end, fps)
+
+
+@given(*[st.one_of(st.floats(), st.integers(-(10**20), 10**20))] * 4, st.sampled_from([None, 1.0, 720.0]))
+def test_any_corners_are_a_box_or_a_remark(a: float, b: float, c: float, d: float, height: float | None) -> None:
+    box, remarks = make_crop(a, b, c, d, (None, height))
+    assert bool(remarks) == (box is None or bool(box.flaw))
+
+
 def test_a_listing_holds_no_clip_twice() -> None:
     with pytest.raises(ValueError, match="hdtf-a-1"):
         Listing(clips=(_clip(0, 1), _clip(0, 2)))
-
-
-# ------------------------------------------------------------------------------------------------------- cutting
-
-
-def test_a_span_that_fits_stays_the_listed_clip() -> None:
-    assert cut_spans(_clip(3, 9), 60.0, 10.0) == (_clip(3, 9),)
-    (whole,) = cut_spans(_clip(0, None), 7.25, 10.0)
-    assert whole == _clip(0, 7.25)
-    (beyond,) = cut_spans(_clip(55, 70), 60.0, 10.0)
-    assert beyond == _clip(55, 60)
-
-
-def test_a_span_outside_the_video_comes_back_untouched() -> None:
-    assert cut_spans(_clip(60, 70), 60.0, 10.0) == (_clip(60, 70),)
-    assert cut_spans(_clip(5, None), 0.0, 10.0) == (_clip(5, None),)
-
-
-def test_pieces_and_their_ids() -> None:
-    pieces = cut_spans(_clip(20, 95), 300.0, 10.0)
-    assert [(piece.span.start_s, piece.span.end_s) for piece in pieces][:2] == [(20.0, 30.0), (30.0, 40.0)]
-    assert len(pieces) == 8
-    assert pieces[-1].span == Span(start_s=90.0, end_s=95.0)
-    assert {piece.parent_id for piece in pieces} == {"hdtf-a-1"}
-    assert {piece.identity for piece in pieces} == {"a"}
-    assert pieces[0].clip_id == cut_spans(_clip(20, 50), 300.0, 10.0)[0].clip_id  # the same piece of the same clip
-    assert cut_spans(_clip(20, 95), 300.0, 10.0) == pieces
-
-
-def test_a_short_tail_is_shared_not_lost() -> None:
-    pieces = cut_spans(_clip(0, 20.5), 60.0, 10.0)
-    assert [(piece.span.start_s, piece.span.end_s) for piece in pieces] == [(0.0, 10.0), (10.0, 15.25), (15.25, 20.5)]
-
-
-def test_a_limit_under_two_seconds_is_refused() -> None:
-    with pytest.raises(ValueError, match="max_clip_s"):
-        cut_spans(_clip(0, 10), 60.0, 1.0)
-
-
-@given(
-    st.floats(0, 5000, allow_nan=False),
-    st.one_of(st.none(), st.floats(0.1, 700)),
-    st.floats(0, 4000),
-    st.floats(2, 60),
-)
-def test_pieces_cover_the_span(start_s: float, length_s: float | None, duration_s: float, longest_s: float) -> None:
-    listed = _clip(start_s, None if length_s is None else start_s + length_s)
-    pieces = cut_spans(listed, duration_s, longest_s)
-    if len(pieces) == 1:
-        assert pieces[0].clip_id == listed.clip_id
-        return
-    assert len({piece.clip_id for piece in pieces}) == len(pieces)
-    ends = [piece.span.end_s or 0.0 for piece in pieces]
-    assert [piece.span.start_s for piece in pieces[1:]] == ends[:-1]
-    assert pieces[0].span.start_s == pytest.approx(start_s, abs=1e-3)
-    assert ends[-1] == pytest.approx(min(listed.span.end_s or duration_s, duration_s), abs=2e-3)
-    lengths = [end - piece.span.start_s for piece, end in zip(pieces, ends, strict=True)]
-    assert max(lengths) <= longest_s + 1e-6
-    assert min(lengths) >= min(2.0, longest_s / 2) - 2e-3
