@@ -22,6 +22,7 @@ from flows.preflight import (
     check_launch,
     check_policy,
     check_source,
+    faceless_features,
 )
 from flows.train import TrainResult, TrainRun, train
 from tasks.accounting import Account, account, fates
@@ -79,9 +80,9 @@ class PipelineRun(FlowRun):
         check_curate(self.curate)
         check_extract(self.extract)
         check_encoders(self.train.encoders)
-        check_chain(self.extract, self.train.encoders)
+        check_chain(self.extract, self.train)
         check_launch(self.launch)
-        return check_policy(self.policy)
+        return check_policy(self.policy, self.curate) + faceless_features(self.curate, self.extract)
 
     def runs(self) -> dict[str, Frozen]:
         """The configuration of each flow of the chain."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dualforce_model.config import ConfigError, Frozen, shipped
-from dualforce_model.encoders import make_encoder
-from dualforce_model.train_config import Encoders
-from tasks.curation import UNMEASURED, CurateConfig
+from dualforce_model.encoders import EncoderChoice, make_encoder
+from dualforce_model.train_config import Encoders, TrainSettings
+from tasks.curation import CurateConfig, unmeasured
 from tasks.detectors import make_detector
 from tasks.extract import ExtractConfig, make_extractors
 from tasks.place import Place
@@ -41,29 +41,46 @@ def check_begun(place: Place, what: str, before: str) -> None:
 
 
 def check_curate(config: CurateConfig) -> None:
-    """The detector."""
-    make_detector(config.detector)
+    """The detector, where one is used."""
+    if config.mode == "face":
+        make_detector(config.detector)
 
 
-def check_policy(path: str) -> tuple[str, ...]:
-    """The policy, and whether what curate measures is enough for it; notes where it asks for less than curate does."""
+def check_policy(path: str, curate: CurateConfig | None = None) -> tuple[str, ...]:
+    """The policy, and whether what curate measures is enough for it; notes where it asks for less than curate does.
+
+    `curate` is None for a run that takes crops as they are, however they were made.
+    """
     policy = load_policy(path)
-    undecided = undecidable(policy, UNMEASURED)
+    undecided = undecidable(policy, unmeasured(curate))
     if undecided:
         name, needs = next(iter(undecided.items()))
+        general = curate is not None and curate.mode == "general"
+        other = "choose curate.mode: face, or configs/policy/pretrain.yaml" if general else "leave the rule out"
         raise ConfigError(
             f"{path}: {name}: when_not_measured: drop would drop every clip, because curate cannot measure {name} here "
-            f"(it takes {needs}); write when_not_measured: pass, or leave the rule out"
+            f"(it takes {needs}); write when_not_measured: pass, or {other}"
         )
-    return _kinder_than_curate(policy)
+    return () if curate is None else _kinder_than_curate(policy, curate)
 
 
-def _kinder_than_curate(policy: Policy) -> tuple[str, ...]:
-    if policy.drop.people is not None or policy.drop.face_px is not None:
+def _kinder_than_curate(policy: Policy, curate: CurateConfig) -> tuple[str, ...]:
+    if curate.mode == "general" or policy.drop.people is not None or policy.drop.face_px is not None:
         return ()
     return (
-        f"policy {policy.name!r} asks for no face, but curate crops to faces: clips without one are quarantined as "
-        "no_face all the same (mode: general is not built yet)",
+        f"policy {policy.name!r} asks for no face, but curate.mode: face quarantines clips without one as no_face all "
+        "the same; curate.mode: general takes them",
+    )
+
+
+def faceless_features(curate: CurateConfig, extract: ExtractConfig) -> tuple[str, ...]:
+    """A note where features are asked of crops that they may not be in."""
+    asked = [modality for modality in extract.modalities if modality != "video"]
+    if curate.mode == "face" or not asked:
+        return ()
+    return (
+        f"curate.mode: general looks for no face and asks for no sound, but extract.modalities has {', '.join(asked)}: "
+        "structure describes a face, and clips without sound get no audio; pretraining takes video alone",
     )
 
 
@@ -74,14 +91,23 @@ def check_extract(config: ExtractConfig) -> None:
 
 def check_encoders(encoders: Encoders) -> None:
     """The encoders that a checkpoint is to name."""
-    for choice in (encoders.video, encoders.structure, encoders.audio):
-        make_encoder(choice.name, choice.config)
+    for choice in (encoders.video, encoders.structure, encoders.audio, encoders.reference):
+        if choice is not None:
+            make_encoder(choice.name, choice.config)
 
 
-def check_chain(extract: ExtractConfig, encoders: Encoders) -> None:
-    """That what extract applies is what the checkpoint will name: the trainer would refuse, after all the work."""
-    for modality, extractor in make_extractors(extract).items():
-        named = getattr(encoders, modality)
+def check_chain(extract: ExtractConfig, train: TrainSettings) -> None:
+    """That extract makes what training wants and its checkpoint will name: the trainer would refuse, too late."""
+    encoders, extractors = train.encoders, make_extractors(extract)
+    if train.model.video.feature_dim and "reference" not in extractors:
+        raise ConfigError(
+            f"train.model.video.feature_dim {train.model.video.feature_dim}: no extractor of this run makes reference "
+            "features; set it to 0, or train alone on a snapshot that has them"
+        )
+    for modality, extractor in extractors.items():
+        named: EncoderChoice | None = getattr(encoders, modality)
+        if named is None:
+            continue
         if make_encoder(named.name, named.config).fingerprint() != extractor.encoder_fingerprint:
             raise ConfigError(
                 f"train.encoders.{modality}: {named.name} {named.config} is not the encoder of extract.{modality}; "

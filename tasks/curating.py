@@ -38,7 +38,11 @@ class CurateWork(Work):
 
     @property
     def spec(self) -> WorkerSpec:
-        kwargs = {"config": self.config.model_dump(mode="json"), "media_root": str(self.place.media_root.resolve())}
+        detector = self.config.detector
+        if detector.weights is not None:  # workers may stand in another folder
+            detector = detector.model_copy(update={"weights": detector.weights.expanduser().resolve()})
+        config = self.config.model_copy(update={"detector": detector})
+        kwargs = {"config": config.model_dump(mode="json"), "media_root": str(self.place.media_root.resolve())}
         return WorkerSpec(target="tasks.curation:Curator", kwargs=kwargs)
 
     def targets(self) -> list[Target]:

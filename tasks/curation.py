@@ -1,4 +1,4 @@
-"""One clip of a downloaded video becomes a square face crop with sound and scores: decoded once, judged elsewhere.
+"""One clip of a downloaded video becomes a square crop with sound and scores: decoded once, judged elsewhere.
 
     worker = Curator(CurateConfig(), media_root)
     worker.load()
@@ -8,7 +8,6 @@ What cannot be a clip at all is Impossible with its reason. What a policy may no
 same: policies change, and then nothing has to be decoded again.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,21 +20,20 @@ from dualforce_model import clock, faults, media, storage
 from dualforce_model.config import Frozen, digest
 from dualforce_model.errors import InputError
 from dualforce_model.media import MediaError, MediaLimits
-from dualforce_model.metrics.lips import mouth_opening, speech_envelope
 from tasks import faces, quality
-from tasks.detectors import DetectorConfig, Face, make_detector
+from tasks.detectors import DetectorConfig, Face, OpenCVCascade, make_detector
+from tasks.footage import Footage, HeldFrames, strip
 from tasks.records import MEDIA_REASONS, FailureClass, Impossible, Reason, Score, Span, Temporary
+from tasks.scores import FACE_SCORES, OCCLUSION_NEEDS, People, face_scores, general_scores
 from tasks.stamp import Stamp, is_same_file
 
-VERSION = 1  # rises whenever equal input would give another crop or other scores
+VERSION = 2  # rises whenever equal input would give another crop or other scores
 SHORTEST_FRAMES = clock.num_frames(2)  # the reference step and one more
-HELD_SIDE_PX = 1920  # larger pictures are shrunk while they wait for their crop
-HELD_RAW_BYTES = 640 * 640 * 3  # larger pictures wait as JPEG
-HELD_JPEG_QUALITY = 95
-STRIP_FRAMES = 4
-STRIP_HEIGHT_PX = 160
-STRIP_COLOUR = (90, 220, 90)
-UNMEASURED = {"occlusion": "a face parser", "yaw_deg": "landmarks"}  # score -> what it would take; policies must know
+BOXES_ALONE = frozenset({OpenCVCascade.name})  # detectors that give no landmarks
+FACE_SETTINGS = frozenset(  # which `mode: general` does not read, and its crops do not depend on
+    {"detector", "detect_every", "search_every", "expand", "max_gap", "min_looks", "min_density", "min_presence"}
+    | {"min_rival"}
+)
 
 RelativePath = Annotated[str, AfterValidator(storage.check_key)]
 
@@ -43,7 +41,9 @@ RelativePath = Annotated[str, AfterValidator(storage.check_key)]
 class CurateConfig(Frozen):
     """How clips are cut and cropped. All of it is in the crop's key: a change makes crops stale."""
 
-    mode: Literal["face"] = Field("face", description="crop to the main face")
+    mode: Literal["face", "general"] = Field(
+        "face", description="face: crop to the main face; general: the middle of the picture, no face is looked for"
+    )
     detector: DetectorConfig = DetectorConfig()
     crop_px: int = Field(512, ge=32, le=2048, multiple_of=8, description="side of the square crop; codecs work in 8s")
     max_clip_s: float = Field(10.0, ge=1.0, le=60.0, description="longest training clip; longer spans are cut up")
@@ -91,9 +91,25 @@ class Curated(Frozen):
 
 
 def crop_key(config: CurateConfig, source_digest: str, span: Span) -> str:
-    """What a crop is made from: detector, settings, the bytes of the video, the span."""
+    """What a crop is made from: detector, settings, the bytes of the video, the span. Of a mode, what it reads.
+
+    Where the detector's weights lie is left out; what is in them is in its fingerprint.
+    """
+    if config.mode == "general":
+        return digest("crop", VERSION, config.model_dump(mode="json", exclude=set(FACE_SETTINGS)), source_digest, span)
     detector = make_detector(config.detector).fingerprint()
-    return digest("crop", VERSION, detector, config, source_digest, span)
+    settings = config.model_dump(mode="json", exclude={"detector": {"weights"}})
+    return digest("crop", VERSION, detector, settings, source_digest, span)
+
+
+def unmeasured(config: CurateConfig | None) -> dict[str, str]:
+    """Scores that no clip can get, and what measuring them would take. None: whatever curate was told."""
+    if config is not None and config.mode == "general":
+        return dict.fromkeys(FACE_SCORES, "a face, and mode general looks for none")
+    needed = {"occlusion": OCCLUSION_NEEDS}
+    if config is not None and config.detector.name in BOXES_ALONE:
+        needed |= dict.fromkeys(quality.HEAD_ANGLES, f"landmarks, and {config.detector.name} gives none")
+    return needed
 
 
 class Curator:
@@ -102,13 +118,14 @@ class Curator:
     def __init__(self, config: CurateConfig, media_root: Path) -> None:
         self.config = config
         self.media_root = media_root
-        self.detector = make_detector(config.detector)
+        self.detector = make_detector(config.detector) if config.mode == "face" else None
         self.proven: set[tuple[str, str, Stamp]] = set()  # videos read to the end, which many clips may share
 
     def load(self) -> None:
         """Make the detector ready; one thread per worker."""
         cv2.setNumThreads(1)
-        self.detector.load()
+        if self.detector is not None:
+            self.detector.load()
 
     def __call__(self, job: CurateJob) -> dict[str, Any]:
         """Curate one clip; the result is a `Curated` as plain data. Raises Impossible with what was measured."""
@@ -116,16 +133,16 @@ class Curator:
         self._check_source(job)
         try:
             footage = self._watch(source, job.span)
-            main, tracks = self._people(footage)
+            people = self._people(footage) if self.detector is not None else None
             num_frames = clock.floor_frames(len(footage.frames))
             start_s = job.span.start_s
             sound = media.read_sound(source, start_s, start_s + num_frames / clock.FPS)
         except MediaError as error:
             raise Impossible(MEDIA_REASONS[error.kind], error.message) from error
-        box = faces.stable_box(main, self.config.expand, footage.width, footage.height)
+        box = self._box(footage, people)
         crops = footage.frames.crops(box, num_frames, self.config.crop_px)
         thumbnail = job.target.removesuffix(".mp4") + ".jpg"
-        media.write_image(self.media_root / thumbnail, _strip(footage.frames, box, num_frames))
+        media.write_image(self.media_root / thumbnail, strip(footage.frames, box, num_frames))
         self._write(self.media_root / job.target, crops, sound)
         curated = Curated(
             path=job.target,
@@ -135,7 +152,7 @@ class Curator:
             has_sound=len(sound) > 0,
             box=box.corners,
             thumbnail=thumbnail,
-            scores=_scores(footage, main, tracks, crops, sound),
+            scores=general_scores(footage, sound) if people is None else face_scores(footage, people, crops, sound),
         )
         return curated.model_dump(mode="json")
 
@@ -151,7 +168,7 @@ class Curator:
             raise Temporary(FailureClass.DISK, f"{job.job_id}: the video {path} {found}; {remedy}")
         self.proven.add((job.source_path, job.source_digest, Stamp.of(path)))
 
-    def _watch(self, source: Path, span: Span) -> "_Footage":
+    def _watch(self, source: Path, span: Span) -> Footage:
         """Decode the span once: keep its frames, look for faces in every n-th."""
         longest_s = self.config.max_clip_s + 1.0
         end_s = span.start_s + longest_s if span.end_s is None else span.end_s
@@ -167,14 +184,20 @@ class Curator:
             height, width = frame.shape[:2]
             frames.add(frame)
             glances.append(quality.glance(frame))
-            if index % self.config.detect_every == 0:
+            if self.detector is not None and index % self.config.detect_every == 0:
                 known = sightings[-1][1] if len(sightings) % self.config.search_every else []
                 sightings.append((index, self.detector(frame, known)))
         if len(frames) < SHORTEST_FRAMES:
             raise Impossible(Reason.TOO_SHORT, f"{len(frames)} frames; a clip has at least {SHORTEST_FRAMES}")
-        return _Footage(frames, glances, sightings, width, height)
+        return Footage(frames, glances, sightings, width, height)
 
-    def _people(self, footage: "_Footage") -> tuple[faces.Track, tuple[faces.Track, ...]]:
+    def _box(self, footage: Footage, people: People | None) -> faces.SquareBox:
+        """The one square that is cut out of every frame."""
+        if people is None:
+            return faces.centre_box(footage.width, footage.height)
+        return faces.stable_box(people.main, self.config.expand, footage.width, footage.height)
+
+    def _people(self, footage: Footage) -> People:
         """The main face, and all that count beside it."""
         config, looks = self.config, len(footage.sightings)
         found = faces.link(footage.sightings, config.max_gap)
@@ -186,7 +209,7 @@ class Curator:
             found_text = f"a face that lasts is in {len(seen)} of the {looks} frames looked at"
             raise Impossible(Reason.NO_FACE, f"{found_text}; {config.min_presence:.0%} are needed")
         main = faces.main_track(tracks)
-        return main, tuple(track for track in tracks if track.height_px >= config.min_rival * main.height_px)
+        return People(main, tuple(track for track in tracks if track.height_px >= config.min_rival * main.height_px))
 
     def _write(self, target: Path, crops: UInt8[np.ndarray, "T s s 3"], sound: np.ndarray) -> None:
         with storage.atomic_path(target) as temporary:
@@ -195,92 +218,14 @@ class Curator:
         faults.point("crop.after_rename")
 
 
-class HeldFrames:
-    """Decoded frames waiting until the crop is known: as they are if small, as JPEG if large, shrunk if huge."""
-
-    def __init__(self) -> None:
-        self._frames: list[np.ndarray] = []
-        self.scale = 1.0  # held pixels per source pixel
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def add(self, frame: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Keep one more frame; all have the size of the first."""
-        self.scale = min(HELD_SIDE_PX / max(frame.shape), 1.0)
-        if self.scale < 1:
-            frame = cv2.resize(frame, None, fx=self.scale, fy=self.scale, interpolation=cv2.INTER_AREA)
-        if frame.nbytes > HELD_RAW_BYTES:
-            encoded, frame = cv2.imencode(".jpg", frame[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, HELD_JPEG_QUALITY])
-            assert encoded, "OpenCV encodes any picture as JPEG"
-        self._frames.append(frame)
-
-    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        frame = self._frames[index]
-        if frame.ndim == 3:
-            return frame
-        return np.asarray(cv2.cvtColor(cv2.imdecode(frame, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
-
-    def crops(self, box: faces.SquareBox, num_frames: int, size_px: int) -> UInt8[np.ndarray, "T s s 3"]:
-        """The square of the first frames, at size_px."""
-        held = box.scaled(self.scale)
-        crops: np.ndarray = np.empty((num_frames, size_px, size_px, 3), np.uint8)
-        for index in range(num_frames):
-            crops[index] = faces.cut(self[index], held, size_px)
-        return crops
-
-
-@dataclass(frozen=True)
-class _Footage:
-    """What one pass over a span leaves."""
-
-    frames: HeldFrames
-    glances: list[np.ndarray]
-    sightings: list[tuple[int, list[Face]]]
-    width: int  # of the source, px
-    height: int
-
-
-def _scores(
-    footage: _Footage, main: faces.Track, tracks: tuple[faces.Track, ...], crops: np.ndarray, sound: np.ndarray
-) -> dict[str, Score]:
-    opening = mouth_opening(crops)
-    envelope = speech_envelope(sound, len(crops)) if len(sound) else np.zeros(len(crops), np.float32)
-    seen = [
-        faces.patch(footage.frames[int(frame)], box * footage.frames.scale)
-        for frame, box in zip(main.frames, main.boxes, strict=True)
-    ]
-    return {
-        "duration_s": quality.duration_s(len(footage.frames)),
-        "shot_cuts": quality.shot_cuts(footage.glances),
-        "people": quality.people(tracks, len(footage.frames)),
-        "face_px": quality.face_px(main),
-        "sharpness": quality.sharpness(seen),
-        **{name: quality.not_measured(needed) for name, needed in UNMEASURED.items()},
-        "loudness_db": quality.loudness_db(sound),
-        "speech_share": quality.speech_share(sound),
-        "snr_db": quality.snr_db(sound),
-        "lip_motion": quality.lip_motion(opening, envelope),
-        "sound_offset_ms": quality.sound_offset_ms(opening, envelope),
-    }
-
-
-def _strip(frames: HeldFrames, box: faces.SquareBox, num_frames: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Four frames side by side with the crop drawn in: what a person looks at to see what was cut."""
-    held = box.scaled(frames.scale)
-    pictures = []
-    for index in np.linspace(0, num_frames - 1, STRIP_FRAMES).round().astype(int):
-        picture = frames[index].copy()
-        line = max(picture.shape[0] // STRIP_HEIGHT_PX * 2, 1)
-        x1, y1, x2, y2 = held.corners
-        cv2.rectangle(picture, (x1, y1), (x2, y2), STRIP_COLOUR, line)
-        width = max(round(picture.shape[1] * STRIP_HEIGHT_PX / picture.shape[0]), 1)
-        pictures.append(cv2.resize(picture, (width, STRIP_HEIGHT_PX), interpolation=cv2.INTER_AREA))
-    return np.concatenate(pictures, axis=1)
-
-
 def crop_picture(picture: UInt8[np.ndarray, "H W 3"], config: CurateConfig, name: str) -> UInt8[np.ndarray, "s s 3"]:
-    """The largest face of a picture, cropped as training clips are. Raises InputError where there is none."""
+    """A picture cropped as training clips are: to its largest face. Raises InputError where there is none.
+
+    In `mode: general` it is the middle, whatever it shows.
+    """
+    height, width = picture.shape[:2]
+    if config.mode == "general":
+        return faces.cut(picture, faces.centre_box(width, height), config.crop_px)
     detector = make_detector(config.detector)
     detector.load()
     found = detector(picture)
@@ -289,5 +234,5 @@ def crop_picture(picture: UInt8[np.ndarray, "H W 3"], config: CurateConfig, name
             f"{name}: no face was found by {config.detector.name}; give a frontal face, or a crop with --cropped"
         )
     track = faces.main_track(faces.link([(0, found)], config.max_gap))
-    box = faces.stable_box(track, config.expand, picture.shape[1], picture.shape[0])
+    box = faces.stable_box(track, config.expand, width, height)
     return faces.cut(picture, box, config.crop_px)

@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int64, UInt8
 
 from tasks.detectors.base import Face
 
+NUM_LANDMARKS = 5
 MIN_OVERLAP = 0.3  # intersection over union of one face in two looked-at frames
 REACH = 0.4  # share of the median size that boxes may stick out of the crop before it is widened
 FRINGE = 5.0  # percent of the boxes at either end that may be strays
@@ -19,10 +20,14 @@ FRINGE = 5.0  # percent of the boxes at either end that may be strays
 
 @dataclass(frozen=True)
 class Track:
-    """One face over time: the frames it was seen in (rising) and its boxes there."""
+    """One face over time: the frames it was seen in (rising) and its boxes there.
+
+    Landmarks as in `Face`, NaN in a look that gave none; None if no look did.
+    """
 
     frames: Int64[np.ndarray, " n"]
     boxes: Float64[np.ndarray, "n 4"]
+    landmarks: Float64[np.ndarray, "n 5 2"] | None = None
 
     @property
     def sizes_px(self) -> Float64[np.ndarray, " n"]:
@@ -58,10 +63,10 @@ def link(sightings: Sequence[tuple[int, Sequence[Face]]], max_gap: int) -> tuple
 
     A face continues the track whose last box it overlaps most, if that was seen at most `max_gap` frames ago.
     """
-    open_tracks: list[list[tuple[int, tuple[float, ...]]]] = []
+    open_tracks: list[list[tuple[int, Face]]] = []
     for frame, faces in sightings:
         pairs = [
-            (overlap(track[-1][1], face.box), index, place)
+            (overlap(track[-1][1].box, face.box), index, place)
             for index, track in enumerate(open_tracks)
             if frame - track[-1][0] <= max_gap
             for place, face in enumerate(faces)
@@ -70,15 +75,24 @@ def link(sightings: Sequence[tuple[int, Sequence[Face]]], max_gap: int) -> tuple
         taken_faces: set[int] = set()
         for share, index, place in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2])):
             if share >= MIN_OVERLAP and index not in taken_tracks and place not in taken_faces:
-                open_tracks[index].append((frame, faces[place].box))
+                open_tracks[index].append((frame, faces[place]))
                 taken_tracks.add(index)
                 taken_faces.add(place)
-        open_tracks += [[(frame, face.box)] for place, face in enumerate(faces) if place not in taken_faces]
-    tracks = [
-        Track(np.array([frame for frame, _ in track]), np.array([box for _, box in track], float))
-        for track in open_tracks
-    ]
-    return tuple(sorted(tracks, key=lambda track: -len(track.frames)))
+        open_tracks += [[(frame, face)] for place, face in enumerate(faces) if place not in taken_faces]
+    return tuple(sorted((_track(seen) for seen in open_tracks), key=lambda track: -len(track.frames)))
+
+
+def _track(seen: Sequence[tuple[int, Face]]) -> Track:
+    frames, boxes = np.array([frame for frame, _ in seen]), np.array([face.box for _, face in seen], float)
+    if all(face.landmarks is None for _, face in seen):
+        return Track(frames, boxes)
+    points = np.full((len(seen), NUM_LANDMARKS, 2), np.nan)
+    for row, (frame, face) in enumerate(seen):
+        if face.landmarks is not None:
+            if len(face.landmarks) != NUM_LANDMARKS:
+                raise ValueError(f"frame {frame}: a face with {len(face.landmarks)} landmarks, not {NUM_LANDMARKS}")
+            points[row] = face.landmarks
+    return Track(frames, boxes, points)
 
 
 def overlap(first: Sequence[float], second: Sequence[float]) -> float:
@@ -111,11 +125,16 @@ def main_track(tracks: Sequence[Track]) -> Track:
 
 def most_at_once(tracks: Sequence[Track], num_frames: int) -> int:
     """Largest number of tracks alive in one frame."""
-    alive: np.ndarray = np.zeros(num_frames + 1, np.int64)
+    return int(alive(tracks, num_frames).max())
+
+
+def alive(tracks: Sequence[Track], num_frames: int) -> Int64[np.ndarray, " T"]:
+    """Number of tracks between their first look and their last, in every frame."""
+    changes: np.ndarray = np.zeros(num_frames + 1, np.int64)
     for track in tracks:
-        alive[track.frames[0]] += 1
-        alive[track.frames[-1] + 1] -= 1
-    return int(np.cumsum(alive).max())
+        changes[track.frames[0]] += 1
+        changes[track.frames[-1] + 1] -= 1
+    return np.cumsum(changes)[:num_frames]
 
 
 def per_frame(track: Track, num_frames: int) -> Float64[np.ndarray, "T 4"]:
@@ -138,6 +157,12 @@ def stable_box(track: Track, expand: float, width: int, height: int) -> SquareBo
     if wandering > expand * size:
         centre = (low + high) / 2
     return SquareBox(_inside(centre[0], side, width), _inside(centre[1], side, height), side)
+
+
+def centre_box(width: int, height: int) -> SquareBox:
+    """The largest square in the middle of a picture; of an odd pixel left over, the larger part is right or below."""
+    side = min(width, height)
+    return SquareBox((width - side) // 2, (height - side) // 2, side)
 
 
 def _inside(centre: float, side: int, length: int) -> int:

@@ -5,7 +5,7 @@ stored with the clip and nothing is deleted: another policy re-decides without d
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat
 
@@ -19,13 +19,17 @@ REASONS: dict[str, Reason] = {
     "duration_s": Reason.TOO_SHORT,
     "shot_cuts": Reason.SHOT_CUT,
     "people": Reason.MULTIPLE_PEOPLE,
+    "people_share": Reason.MULTIPLE_PEOPLE,
     "face_px": Reason.FACE_TOO_SMALL,
     "occlusion": Reason.OCCLUDED,
     "loudness_db": Reason.NO_SOUND,
     "speech_share": Reason.NO_SPEECH,
     "sound_offset_ms": Reason.SOUND_OFFSET,
     "sharpness": Reason.BLURRED,
+    "brightness": Reason.TOO_DARK,
     "yaw_deg": Reason.TURNED_AWAY,
+    "pitch_deg": Reason.TURNED_AWAY,
+    "roll_deg": Reason.TURNED_AWAY,
     "snr_db": Reason.NOISY,
     "lip_motion": Reason.LIPS_STILL,
 }
@@ -73,19 +77,28 @@ class LighterAbove(AtMost):
     weight: float = Field(gt=0.0, lt=1.0, description="factor on the weight of a clip above")
 
 
+def _younger(description: str) -> Any:
+    """A rule younger than the first snapshots: unset it is left out, for a snapshot's id hashes its policy."""
+    return Field(None, exclude_if=lambda rule: rule is None, description=description)
+
+
 class DropRules(Frozen):
     """A rule per score, judged in this order; the first that fails gives the reason. None: the score is not asked."""
 
     duration_s: AtLeast | None = Field(None, description="length of the clip, s")
     shot_cuts: AtMost | None = Field(None, description="cuts inside the clip")
     people: AtMost | None = Field(None, description="most faces seen at once")
+    people_share: AtMost | None = _younger("share of the looks with more than one face, 0 to 1")
     face_px: AtLeast | None = Field(None, description="median height of the face's box, pixels of the source")
     occlusion: AtMost | None = Field(None, description="share of the face that is hidden, 0 to 1")
     loudness_db: AtLeast | None = Field(None, description="level of the sound, dB of full scale")
     speech_share: AtLeast | None = Field(None, description="share of the time with speech, 0 to 1")
     sound_offset_ms: AtMost | None = Field(None, description="sound against picture, ms")
     sharpness: AtLeast | None = Field(None, description="sharpness of the face; larger is sharper")
+    brightness: AtLeast | None = _younger("median luma of the face, 0 to 255")
     yaw_deg: AtMost | None = Field(None, description="how far the head is turned, degrees")
+    pitch_deg: AtMost | None = _younger("how far the head looks up or down, degrees")
+    roll_deg: AtMost | None = _younger("how far the head is tilted in the picture, degrees")
     snr_db: AtLeast | None = Field(None, description="speech over noise, dB")
     lip_motion: AtLeast | None = Field(None, description="how much the lips move with the sound")
 
@@ -93,8 +106,12 @@ class DropRules(Frozen):
 class WeightRules(Frozen):
     """Rules that make a clip rarer instead of dropping it; factors multiply."""
 
+    people_share: LighterAbove | None = _younger("share of the looks with more than one face, 0 to 1")
     sharpness: LighterBelow | None = Field(None, description="sharpness of the face; larger is sharper")
+    brightness: LighterBelow | None = _younger("median luma of the face, 0 to 255")
     yaw_deg: LighterAbove | None = Field(None, description="how far the head is turned, degrees")
+    pitch_deg: LighterAbove | None = _younger("how far the head looks up or down, degrees")
+    roll_deg: LighterAbove | None = _younger("how far the head is tilted in the picture, degrees")
     snr_db: LighterBelow | None = Field(None, description="speech over noise, dB")
     lip_motion: LighterBelow | None = Field(None, description="how much the lips move with the sound")
 
@@ -138,12 +155,12 @@ def _rules(group: DropRules | WeightRules) -> list[tuple[str, AtLeast | AtMost]]
 
 
 def _not_measured(clip_id: str, name: str, score: Score | None) -> Quarantined:
-    how = f"by {score.method}" if score is not None else "by this detector"
+    how = score.method if score is not None else "no such score is stored"
     return Quarantined(
         clip_id=clip_id,
         stage=Stage.CURATE,
         reason=Reason.NOT_MEASURED,
-        measured=f"{name} could not be measured here {how}",
+        measured=f"{name} could not be measured here ({how})",
         threshold="when_not_measured: drop",
     )
 

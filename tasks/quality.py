@@ -13,7 +13,8 @@ from jaxtyping import Float32, Float64, UInt8
 
 from dualforce_model.clock import FPS, SAMPLE_RATE_HZ
 from dualforce_model.metrics.lips import lip_correlation
-from tasks.faces import Track, most_at_once
+from tasks.faces import Track, alive, most_at_once
+from tasks.head_pose import head_pose
 from tasks.records import Score
 
 GLANCE_PX = 48  # side of the tiny picture in which cuts are looked for
@@ -24,6 +25,7 @@ CUT_COLOURS = 0.3  # share of the pixels that change their colour bin
 CUT_OUTLIER = 3.0  # times the usual difference around it: heads and cameras move for longer than one frame
 CUT_SURROUNDINGS = 8  # distinct frames on either side
 
+HEAD_ANGLES = ("yaw_deg", "pitch_deg", "roll_deg")
 FACE_PX = 128  # side of the face in which sharpness is measured
 SILENCE_DB = -120.0
 SOUND_FRAME = SAMPLE_RATE_HZ // 50  # 20 ms
@@ -57,6 +59,29 @@ def face_px(track: Track) -> Score:
 def people(tracks: Sequence[Track], num_frames: int) -> Score:
     """Most lasting faces at once."""
     return Score(method="lasting tracks", value=float(most_at_once(tracks, num_frames)))
+
+
+def people_share(tracks: Sequence[Track], looks: Sequence[int], num_frames: int) -> Score:
+    """Share of the looks (frame numbers) at which more than one lasting face is there."""
+    together = alive(tracks, num_frames)[np.asarray(looks)] > 1
+    return Score(method="lasting tracks, per look", value=float(together.mean()))
+
+
+def head_angles(track: Track) -> dict[str, Score]:
+    """`yaw_deg pitch_deg roll_deg`: how far the head is turned, nodded and tilted from looking into the camera.
+
+    Median size over the looks, in degrees: a head that turns from side to side is turned, though its mean is 0.
+    """
+    if track.landmarks is None:
+        return {name: not_measured("landmarks") for name in HEAD_ANGLES}
+    seen = [head_pose(points) for points in track.landmarks if np.isfinite(points).all()]
+    poses = [pose for pose in seen if pose is not None]
+    if not poses:
+        return {name: Score(method="five landmarks: those of no look are a head's") for name in HEAD_ANGLES}
+    return {
+        name: Score(method="five landmarks", value=float(np.median([abs(getattr(pose, name)) for pose in poses])))
+        for name in HEAD_ANGLES
+    }
 
 
 def glance(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "g g 3"]:
@@ -106,6 +131,17 @@ def sharpness(faces: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Score:
         gray = cv2.resize(gray, (FACE_PX, FACE_PX), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
         values.append(100 * cv2.Laplacian(gray, cv2.CV_32F).var() / (gray.var() + 1.0))
     return Score(method="normalised Laplacian", value=float(np.median(values)))
+
+
+def brightness(faces: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Score:
+    """Median over the looks of the median luma of the face, 0 (black) to 255."""
+    lumas = [float(np.median(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY))) for face in faces]
+    return Score(method="median luma", value=float(np.median(lumas)))
+
+
+def no_face_sought() -> Score:
+    """A score that needs a face, of a clip in which none was looked for."""
+    return Score(method="mode general: no face is looked for")
 
 
 def not_measured(needed: str) -> Score:

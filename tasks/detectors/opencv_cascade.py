@@ -12,6 +12,7 @@ from dualforce_model import storage
 from dualforce_model.config import digest
 from dualforce_model.encoders.cascade import CASCADE, detect_faces
 from tasks.detectors.base import DetectorConfig, Face
+from tasks.detectors.weights import Weights
 
 SMALLEST_PX = 24  # side of the pattern the cascade was trained on
 SURROUNDINGS = 1.7  # side of what is searched around a known face, in sizes of the face
@@ -24,6 +25,7 @@ class OpenCVCascade:
 
     name: ClassVar[str] = "opencv_cascade"
     version: ClassVar[int] = 1
+    weights: ClassVar[Weights | None] = None
 
     def __init__(self, config: DetectorConfig) -> None:
         self.config = config

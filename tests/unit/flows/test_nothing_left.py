@@ -111,11 +111,26 @@ def test_looking_at_what_never_ran_makes_nothing(tmp_path: Path, command: str) -
 
 def test_a_policy_that_cannot_be_decided_here_is_refused(tmp_path: Path) -> None:
     policy, home = tmp_path / "strict.yaml", tmp_path / "home"
-    policy.write_text("name: strict\ndrop:\n  yaw_deg: {at_most: 30.0, when_not_measured: drop}\n")
+    policy.write_text("name: strict\ndrop:\n  occlusion: {at_most: 0.3, when_not_measured: drop}\n")
     home.mkdir()
     said = refused(home, "run", "extract", "--config", FLOWS["extract"], f"policy={policy}")
     assert "would drop every clip" in said
-    assert "landmarks" in said
+    assert "a face parser" in said
+
+
+@pytest.mark.parametrize(
+    ("override", "said"), [("policy=POLICY", "opencv_cascade gives none"), ("curate.mode=general", "looks for none")]
+)
+def test_a_policy_that_the_chosen_curate_cannot_serve_is_refused(tmp_path: Path, override: str, said: str) -> None:
+    policy, home = tmp_path / "strict.yaml", tmp_path / "home"
+    policy.write_text("name: strict\ndrop:\n  yaw_deg: {at_most: 30.0, when_not_measured: drop}\n")
+    home.mkdir()
+    chosen = override.replace("POLICY", str(policy))
+    message = refused(
+        home, "run", "pipeline", "--config", FLOWS["pipeline"], f"acquire.source.folder={tmp_path}", chosen
+    )
+    assert "would drop every clip" in message
+    assert said in message
 
 
 @pytest.mark.parametrize(

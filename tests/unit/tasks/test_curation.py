@@ -14,9 +14,10 @@ import pytest
 from skimage import data
 
 from dualforce_model import clock, media, storage
-from tasks.curation import CurateConfig, Curated, CurateJob, Curator, HeldFrames, crop_key
-from tasks.detectors import DetectorConfig
-from tasks.faces import SquareBox
+from dualforce_model.config import digest
+from tasks.curation import VERSION, CurateConfig, Curated, CurateJob, Curator, crop_key, unmeasured
+from tasks.detectors import DetectorConfig, Face, make_detector
+from tasks.head_pose import FACE_MM
 from tasks.records import FailureClass, Impossible, Reason, Span, Temporary
 from tasks.stamp import Stamp, is_same_file
 from tasks.synthetic.animate import render_clip
@@ -99,7 +100,10 @@ def test_the_crop_shows_the_square_that_was_reported(root: Path, good: Curated, 
 def test_a_good_clip_scores_well(good: Curated) -> None:
     scores = {name: score.value for name, score in good.scores.items()}
     assert scores.pop("occlusion") is None
-    assert scores.pop("yaw_deg") is None
+    assert [scores.pop(name) for name in ("yaw_deg", "pitch_deg", "roll_deg")] == [None] * 3
+    assert good.scores["yaw_deg"].method == "none: needs landmarks"
+    assert scores["people_share"] == 0
+    assert 60 < scores["brightness"] < 200
     assert scores["duration_s"] == SECONDS
     assert scores["people"] == 1
     assert scores["shot_cuts"] == 0
@@ -157,6 +161,46 @@ def test_blur_silence_still_lips_cuts_and_company_show_in_their_scores(
     assert scored("cut", frames[:40] + [other] * 35, sound)["shot_cuts"] == 1
     pair = scored("pair", [np.concatenate([frame, frame[:, ::-1]], axis=1) for frame in frames], sound)
     assert pair["people"] == 2
+    assert pair["people_share"] == 1
+    wall = np.full_like(frames[0], 90)
+    visit = [np.concatenate([f, wall if i < 38 else f[:, ::-1]], axis=1) for i, f in enumerate(frames)]
+    # The whole picture is searched at frame 40: the visitor is there in 5 of 10 looks.
+    assert scored("visit", visit, sound)["people_share"] == 0.5
+    dark = scored("dark", [frame // 4 for frame in frames], sound)
+    assert dark["brightness"] == pytest.approx((good.scores["brightness"].value or 0.0) / 4, abs=3)
+
+
+class Marked:
+    """A detector written by hand: one face at a known place, turned to a known side, in every look."""
+
+    def __init__(self, yaw_deg: float) -> None:
+        cos, sin = np.cos(np.radians(yaw_deg)), np.sin(np.radians(yaw_deg))
+        points = np.stack([160 + FACE_MM[:, 0] * cos + FACE_MM[:, 2] * sin, 100 + FACE_MM[:, 1]], axis=1)
+        self.landmarks = tuple((float(x), float(y)) for x, y in points)
+
+    def __call__(self, frame: np.ndarray, near: object = ()) -> list[Face]:
+        return [Face((100.0, 60.0, 220.0, 200.0), 1.0, self.landmarks)]
+
+
+@pytest.mark.parametrize("yaw_deg", [-40.0, 0.0, 25.0])
+def test_landmarks_of_a_detector_become_angles(root: Path, yaw_deg: float, good: Curated) -> None:
+    worker = Curator(CONFIG, root)
+    worker.detector = Marked(yaw_deg)  # type: ignore[assignment]
+    name = "raw/good.mp4"
+    job = CurateJob(
+        job_id="a",
+        source_path=name,
+        source_digest=storage.file_digest(root / name),
+        span=Span(end_s=1.0),
+        key="k",
+        target=f"crops/marked{yaw_deg}.mp4",
+    )
+    scores = Curated.model_validate(worker(job)).scores
+    assert scores["yaw_deg"].value == pytest.approx(abs(yaw_deg), abs=3)
+    assert scores["pitch_deg"].value == pytest.approx(0, abs=4)
+    assert scores["roll_deg"].value == pytest.approx(0, abs=3)
+    assert scores["yaw_deg"].method == "five landmarks"
+    assert set(scores) == set(good.scores), "the detector decides on values, not on names"
 
 
 def test_what_can_be_no_clip_is_impossible_with_its_reason(
@@ -206,15 +250,32 @@ def test_the_key_changes_with_all_that_a_crop_is_made_from() -> None:
     assert len({base, *others}) == 5
 
 
-def test_large_frames_wait_as_jpeg_and_huge_ones_shrink() -> None:
-    picture = cv2.resize(np.ascontiguousarray(data.astronaut()), (2560, 1440))
-    held = HeldFrames()
-    held.add(picture)
-    assert held.scale == 0.75
-    assert held[0].shape == (1080, 1920, 3)
-    crop = held.crops(SquareBox(1000, 200, 800), 1, 256)[0]
-    expected = cv2.resize(picture[200:1000, 1000:1800], (256, 256), interpolation=cv2.INTER_AREA)
-    assert float(np.abs(crop.astype(int) - expected).mean()) < 2
+def test_the_key_of_a_face_crop_holds_the_same_as_ever() -> None:
+    """Every setting added to face mode makes all crops stale that anybody has; new ones must keep this digest."""
+    assert digest(CurateConfig()) == "fe60aac9e86f153ff6543eff8e7f37ad"
+    config, span = CurateConfig(), Span(start_s=0, end_s=4)
+    detector = make_detector(config.detector).fingerprint()
+    assert crop_key(config, "a" * 64, span) == digest("crop", VERSION, detector, config, "a" * 64, span)
+    assert VERSION == 2, "1 had no brightness, people_share, pitch and roll, and yaw of no detector"
+    assert digest("crop", VERSION, "detector", config, "a" * 64, span) == "70c38c113bccdd6da73c0c1170d256e6"
+
+
+def test_where_weights_lie_is_not_in_the_key(shared: Path, tmp_path: Path) -> None:
+    weights = shared / "models/face_detection_yunet_2023mar.onnx"
+    shutil.copyfile(weights, tmp_path / weights.name)
+    here, there = (
+        crop_key(CurateConfig(detector=DetectorConfig(name="yunet", weights=path)), "a" * 64, Span())
+        for path in (weights, tmp_path / weights.name)
+    )
+    assert here == there
+
+
+def test_what_cannot_be_measured_is_known_before_a_run() -> None:
+    cascade = CurateConfig()
+    assert set(unmeasured(cascade)) == {"occlusion", "yaw_deg", "pitch_deg", "roll_deg"}
+    assert unmeasured(cascade)["yaw_deg"] == "landmarks, and opencv_cascade gives none"
+    landmarks = CurateConfig(detector=DetectorConfig(name="yunet"))
+    assert set(unmeasured(landmarks)) == set(unmeasured(None)) == {"occlusion"}
 
 
 def test_a_video_that_is_not_the_one_acquire_read_is_refused(tmp_path: Path, root: Path) -> None:

@@ -9,6 +9,8 @@ from tasks.detectors import Face
 from tasks.faces import (
     SquareBox,
     Track,
+    alive,
+    centre_box,
     cut,
     lasting,
     link,
@@ -45,6 +47,30 @@ def test_a_moving_face_is_one_track_and_two_faces_are_two() -> None:
     assert ways[1].boxes[-1, 1] - ways[1].boxes[0, 1] == 9
 
 
+def test_landmarks_stay_with_their_face_through_the_looks() -> None:
+    def marked(x: float) -> Face:
+        return Face(face(x, 60).box, 1.0, ((x - 8, 50), (x + 8, 50), (x, 60), (x - 6, 70), (x + 6, 70)))
+
+    sightings = [
+        (0, [marked(50), face(200, 60)]),
+        (5, [face(200, 60), face(52, 60)]),
+        (10, [face(200, 60), marked(54)]),
+    ]
+    left, right = sorted(link(sightings, max_gap=10), key=lambda item: float(item.boxes[0, 0]))
+    assert right.landmarks is None
+    assert left.landmarks is not None
+    assert left.landmarks.shape == (3, 5, 2)
+    np.testing.assert_array_equal(left.landmarks[0], marked(50).landmarks)
+    assert np.isnan(left.landmarks[1]).all()
+    np.testing.assert_array_equal(left.landmarks[2], marked(54).landmarks)
+
+
+def test_a_detector_that_gives_other_than_five_landmarks_is_named() -> None:
+    wrong = Face(face(50, 60).box, 1.0, ((40, 50), (60, 50)))
+    with pytest.raises(ValueError, match="frame 5: a face with 2 landmarks, not 5"):
+        link([(0, [face(50, 60)]), (5, [wrong])], max_gap=10)
+
+
 def test_a_face_lost_for_long_is_another_one() -> None:
     seen = [(0, [face(50, 50)]), (5, []), (10, [face(50, 50)]), (40, [face(50, 50)])]
     assert [list(item.frames) for item in link(seen, max_gap=10)] == [[0, 10], [40]]
@@ -72,6 +98,21 @@ def test_people_are_counted_when_they_are_there_together() -> None:
     assert most_at_once([first, second], 80) == 1
     assert most_at_once([first, second, third], 80) == 2
     assert most_at_once([], 80) == 0
+    present = alive([first, second, third], 80)
+    assert present.shape == (80,)
+    assert [int(present[frame]) for frame in (0, 20, 21, 29, 30, 39, 40, 60, 61, 70, 71)] == [
+        1,
+        1,
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+        1,
+        1,
+        0,
+    ]
 
 
 def test_boxes_between_looks_lie_on_straight_lines() -> None:
@@ -109,6 +150,20 @@ def test_the_box_is_inside_where_it_fits(data: st.DataObject) -> None:
         assert y1 >= 0
         assert x2 <= width
         assert y2 <= height
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "box"),
+    [
+        (320, 180, SquareBox(70, 0, 180)),
+        (180, 320, SquareBox(0, 70, 180)),
+        (101, 98, SquareBox(1, 0, 98)),
+        (7, 101, SquareBox(0, 47, 7)),
+        (64, 64, SquareBox(0, 0, 64)),
+    ],
+)
+def test_the_middle_of_a_picture_is_its_largest_square(width: int, height: int, box: SquareBox) -> None:
+    assert centre_box(width, height) == box
 
 
 def test_cutting_pads_with_the_edge() -> None:

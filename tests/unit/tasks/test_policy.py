@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualforce_model.config import ConfigError, validate
+from dualforce_model.config import ConfigError, digest, validate
 from tasks.policy import (
     REASONS,
     AtLeast,
@@ -147,6 +147,69 @@ def test_the_pretraining_policy_needs_no_face_and_no_sound() -> None:
         judge(policy, "c", {"duration_s": Score(method="m", value=5.0), "shot_cuts": Score(method="m", value=0.0)})
         == 1.0
     )
+
+
+def test_a_policy_without_the_younger_rules_is_written_as_ever() -> None:
+    """A snapshot's id hashes its policy: rules that came later must not give old policies another digest."""
+    assert digest(Policy(name="p")) == "9aefe026a8ee3cfa1221bd436837ced7"
+    assert digest(load_policy("configs/policy/default.yaml")) == "b6b93e87517ca76c6d64b7e1b7e639a1"
+    asked = Policy(name="p", drop=DropRules(pitch_deg=AtMost(at_most=30, when_not_measured="pass")))
+    assert asked.model_dump(mode="json")["drop"]["pitch_deg"] == {"at_most": 30.0, "when_not_measured": "pass"}
+    assert digest(asked) != digest(Policy(name="p"))
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "reason"),
+    [
+        ("people_share", AtMost(at_most=0.1, when_not_measured="drop"), Reason.MULTIPLE_PEOPLE),
+        ("brightness", AtLeast(at_least=70.0, when_not_measured="drop"), Reason.TOO_DARK),
+        ("pitch_deg", AtMost(at_most=30.0, when_not_measured="drop"), Reason.TURNED_AWAY),
+        ("roll_deg", AtMost(at_most=30.0, when_not_measured="drop"), Reason.TURNED_AWAY),
+    ],
+)
+def test_brightness_company_and_angles_can_be_asked_for(name: str, rule: AtLeast | AtMost, reason: Reason) -> None:
+    policy = Policy(name="p", drop=DropRules(**{name: rule}))
+    bad, good = (0.5, 0.1) if name == "people_share" else (10.0, 70.0) if name == "brightness" else (45.0, 30.0)
+    verdict = judge(policy, "c", {name: Score(method="m", value=bad)})
+    assert isinstance(verdict, Quarantined)
+    assert verdict.reason is reason
+    assert judge(policy, "c", {name: Score(method="m", value=good)}) == 1.0
+    assert isinstance(judge(policy, "c", {}), Quarantined)
+
+
+def test_what_lacks_says_how_it_was_looked_for() -> None:
+    policy = Policy(name="p", drop=DropRules(brightness=AtLeast(at_least=30, when_not_measured="drop")))
+    lost, old = (
+        judge(policy, "c", {"brightness": Score(method="mode general: no face is looked for")}),
+        judge(policy, "c", {}),
+    )
+    assert isinstance(lost, Quarantined)
+    assert isinstance(old, Quarantined)
+    assert lost.measured == "brightness could not be measured here (mode general: no face is looked for)"
+    assert old.measured == "brightness could not be measured here (no such score is stored)"
+
+
+FACE_PX = {"hdtf": 256, "celebvhq": 256, "vfhq": 256, "talkvid": 256, "voxceleb2": 96, "mead": 96, "folder": 96}
+
+
+@pytest.mark.parametrize(("name", "smallest_px"), FACE_PX.items())
+def test_each_data_set_asks_for_faces_that_it_has(name: str, smallest_px: int) -> None:
+    policy = load_policy(f"configs/policy/{name}.yaml")
+    good = {"duration_s": 4.0, "shot_cuts": 0.0, "people": 1.0, "face_px": float(smallest_px), "speech_share": 0.6}
+    scores = {score: Score(method="m", value=value) for score, value in {**good, "loudness_db": -25.0}.items()}
+    assert judge(policy, "c", scores) == 1.0, "what has no instrument here costs no clip"
+    small = judge(policy, "c", {**scores, "face_px": Score(method="m", value=smallest_px - 1.0)})
+    assert isinstance(small, Quarantined)
+    assert small.reason is Reason.FACE_TOO_SMALL
+
+
+def test_silent_copies_pass_where_the_set_keeps_its_sound_apart() -> None:
+    scores = {"duration_s": 3.0, "shot_cuts": 0.0, "people": 1.0, "face_px": 140.0, "loudness_db": -120.0}
+    silent = {name: Score(method="m", value=value) for name, value in {**scores, "speech_share": 0.0}.items()}
+    assert judge(load_policy("configs/policy/mead.yaml"), "c", silent) == 1.0
+    verdict = judge(load_policy("configs/policy/voxceleb2.yaml"), "c", silent)
+    assert isinstance(verdict, Quarantined)
+    assert verdict.reason is Reason.NO_SOUND
 
 
 def test_a_misspelt_rule_is_refused_with_the_right_name() -> None:

@@ -10,6 +10,9 @@ from skimage import data
 
 from dualforce_model import media
 from tasks import quality
+from tasks.detectors import DetectorConfig, make_detector
+from tasks.faces import Track, link
+from tasks.head_pose import FACE_MM
 from tasks.records import Score
 
 RATE = 16000
@@ -112,6 +115,82 @@ def test_sharpness_falls_with_blur_and_ignores_contrast_and_size() -> None:
     assert value(quality.sharpness([np.full((50, 50, 3), 90, np.uint8)])) < 0.1
 
 
+def test_brightness_is_the_median_luma_of_the_face() -> None:
+    grey = [np.full((40, 30, 3), level, np.uint8) for level in (20, 60, 200)]
+    assert value(quality.brightness(grey)) == 60
+    assert value(quality.brightness(grey[:2])) == 40
+    green = np.zeros((40, 30, 3), np.uint8)
+    green[..., 1] = 200
+    assert value(quality.brightness([green])) == round(0.587 * 200)
+    lamp = np.full((40, 30, 3), 50, np.uint8)
+    lamp[:10] = 255  # a quarter of the face is overexposed
+    assert quality.brightness([lamp]) == Score(method="median luma", value=50.0)
+
+
+def person(first: int, last: int) -> Track:
+    return Track(np.array([first, last]), np.tile([10.0, 10.0, 50.0, 50.0], (2, 1)))
+
+
+def test_people_share_is_the_part_of_the_looks_with_company() -> None:
+    looks = list(range(0, 100, 10))
+    assert value(quality.people_share([person(0, 90)], looks, 95)) == 0
+    assert value(quality.people_share([person(0, 90), person(0, 90)], looks, 95)) == 1
+    assert value(quality.people_share([person(0, 90), person(30, 60)], looks, 95)) == 0.4
+    assert value(quality.people_share([person(0, 40), person(50, 90)], looks, 95)) == 0  # one after the other
+    crowd = [person(0, 90), person(0, 20), person(10, 30)]
+    assert value(quality.people_share(crowd, looks, 95)) == 0.4
+
+
+def head(yaws: list[float | None]) -> Track:
+    """A head turned to these sides, seen from afar; None: a look without landmarks."""
+    marks = np.full((len(yaws), 5, 2), np.nan)
+    for row, yaw in enumerate(yaws):
+        if yaw is not None:
+            cos, sin = np.cos(np.radians(yaw)), np.sin(np.radians(yaw))
+            marks[row] = np.stack([FACE_MM[:, 0] * cos + FACE_MM[:, 2] * sin, FACE_MM[:, 1]], axis=1) + 100
+    boxes: np.ndarray = np.tile([50.0, 80.0, 150.0, 190.0], (len(yaws), 1))
+    return Track(np.arange(len(yaws)) * 5, boxes, marks)
+
+
+def test_a_head_that_turns_from_side_to_side_is_turned() -> None:
+    still = quality.head_angles(head([0.0, 1.0, -1.0]))
+    assert value(still["yaw_deg"]) < 3
+    swinging = quality.head_angles(head([50.0, -50.0, None, 50.0, -50.0, 0.0]))
+    assert value(swinging["yaw_deg"]) == pytest.approx(50, abs=3)
+    assert value(swinging["pitch_deg"]) < 4
+    assert value(swinging["roll_deg"]) < 4
+    assert {score.method for score in swinging.values()} == {"five landmarks"}
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("Panda-70M/YemkZ7DLOBU.15.mp4", 48, 70),  # a profile, which people put at 54
+        ("ditto-train/Clip+uWZRSkqJ--g+P0+C2+F8754-8865.mp4", 14, 30),  # 20 to 30
+        ("LivePortrait/s32.mp4", 10, 30),  # about 20
+        ("dreamtalk/M030_front_neutral_level1_001.mp4", 0, 8),  # into the camera
+    ],
+)
+def test_real_heads_are_turned_as_people_say(shared: Path, name: str, least: float, most: float) -> None:
+    weights = shared / "models/face_detection_yunet_2023mar.onnx"
+    detector = make_detector(DetectorConfig(name="yunet", min_score=0.7, weights=weights))
+    detector.load()
+    frames = enumerate(media.read_frames(shared / "realdata/video" / name, 0.0, 2.0))
+    sightings = [(index, detector(frame)[:1]) for index, frame in frames if index % 8 == 0]
+    angles = quality.head_angles(link(sightings, 50)[0])
+    assert least <= value(angles["yaw_deg"]) <= most
+    assert value(angles["pitch_deg"]) < 10
+
+
+def test_head_angles_need_landmarks_of_a_head() -> None:
+    assert quality.head_angles(person(0, 5)) == dict.fromkeys(quality.HEAD_ANGLES, quality.not_measured("landmarks"))
+    flat = head([0.0, 0.0])
+    assert flat.landmarks is not None
+    flat.landmarks[:] = 70.0
+    (score,) = set(quality.head_angles(flat).values())
+    assert score == Score(method="five landmarks: those of no look are a head's")
+
+
 def talking(num_frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Mouth opening and envelope of one utterance: syllables at irregular times."""
     rng = np.random.default_rng(seed)
@@ -156,6 +235,7 @@ def test_the_offset_is_not_guessed() -> None:
 
 def test_what_cannot_be_measured_says_what_it_would_take() -> None:
     assert quality.not_measured("landmarks") == Score(method="none: needs landmarks", value=None)
+    assert quality.no_face_sought() == Score(method="mode general: no face is looked for", value=None)
 
 
 def listed_speech(shared: Path) -> list[tuple[str, float]]:

@@ -1,0 +1,48 @@
+"""One set of scores in every mode."""
+
+import numpy as np
+import pytest
+
+from tasks import quality
+from tasks.detectors import Face
+from tasks.faces import link
+from tasks.footage import Footage, HeldFrames
+from tasks.policy import DropRules, WeightRules
+from tasks.records import Score
+from tasks.scores import FACE_SCORES, People, face_scores, general_scores
+
+NUM_FRAMES = 25
+
+
+@pytest.fixture(scope="module")
+def footage() -> Footage:
+    rng = np.random.default_rng(0)
+    frames, sightings = HeldFrames(), []
+    scene = rng.integers(0, 255, (90, 120, 3), np.uint8)
+    for index in range(NUM_FRAMES):
+        frames.add(scene)
+        if index % 5 == 0:
+            sightings.append((index, [Face((30.0, 20.0, 80.0, 75.0), 1.0)]))
+    return Footage(frames, [quality.glance(scene)] * NUM_FRAMES, sightings, 120, 90)
+
+
+def test_both_modes_give_scores_of_the_same_names(footage: Footage) -> None:
+    (track,) = link(footage.sightings, 10)
+    crops = np.zeros((NUM_FRAMES, 64, 64, 3), np.uint8)
+    sound = np.random.default_rng(1).normal(0, 0.1, 16000).astype(np.float32)
+    with_face, general = face_scores(footage, People(track, (track,)), crops, sound), general_scores(footage, sound)
+    assert set(with_face) == set(general) == set(DropRules.model_fields)
+    assert set(WeightRules.model_fields) <= set(with_face)
+    for name, score in general.items():
+        if name in FACE_SCORES:
+            assert score == Score(method="mode general: no face is looked for")
+        else:
+            assert score == with_face[name]
+    assert (with_face["face_px"].value, with_face["people_share"].value) == (55.0, 0.0)
+
+
+def test_without_sound_the_sound_scores_say_so(footage: Footage) -> None:
+    scores = general_scores(footage, np.zeros(0, np.float32))
+    assert scores["loudness_db"].value == quality.SILENCE_DB
+    assert scores["speech_share"].value == 0
+    assert scores["snr_db"].value is None
