@@ -203,14 +203,18 @@ def step_loss(out: Velocities) -> Tensor:
     return torch.stack([each.float().square().mean() for each in out if each is not None]).sum()
 
 
-def checkpoint_layers(model: DualForce, recompute: AbstractContextManager[Any] | None = None) -> None:
+def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that FSDP2 shards one by one, by name: those of the types that the model says may not be split."""
+    types = tuple(getattr(model, "_no_split_modules", ()))
+    return {name: module for name, module in model.named_modules() if type(module).__name__ in types}
+
+
+def checkpoint_layers(model: nn.Module, recompute: AbstractContextManager[Any] | None = None) -> None:
     """Activation checkpointing exactly as accelerate's FSDP2 applies it: around each layer that it would shard.
 
     `recompute` holds while a layer runs a second time: the backward pass leaves torch's function modes.
     """
-    names = [name for name, module in model.named_modules() if type(module).__name__ in model._no_split_modules]
-    for name in names:
-        layer = model.get_submodule(name)
+    for name, layer in layers_of(model).items():
         contexts = {"context_fn": lambda: (nullcontext(), recompute or nullcontext())}
         model.set_submodule(name, checkpoint_wrapper(layer, preserve_rng_state=False, **contexts))
 

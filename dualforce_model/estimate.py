@@ -18,6 +18,7 @@ from dualforce_model.dry_run import (
     DryRun,
     Workload,
     generation_cache_bytes,
+    layers_of,
     on_shapes,
     training_step,
 )
@@ -155,21 +156,24 @@ def estimate(
 
 
 def _memory(model: DualForce, run: DryRun, gpus: int, dtype: torch.dtype) -> Memory:
-    count = sum(parameter.numel() for parameter in model.parameters())
-    units = [_count(module) for module in model.modules() if type(module).__name__ in model._no_split_modules]
-    largest, rest = max(units), count - sum(units)
-    # FSDP2 holds the layer at work and the next one, and their gradients until they are reduced; what belongs to no
-    # layer stays from the first use to the last.
-    gathered = dtype.itemsize * (2 * rest + 4 * largest)
-    shard = -(-count // gpus)
+    shard = -(-_count(model) // gpus)
     return Memory(
         weights=MASTER_BYTES * shard,
         gradients=MASTER_BYTES * shard,
         optimizer=MOMENT_BYTES * shard,
         averaged=AVERAGE_BYTES * shard,
-        gathered=gathered,
+        gathered=gathered_bytes(model, dtype),
         activations=run.peak_bytes,
     )
+
+
+def gathered_bytes(model: nn.Module, dtype: torch.dtype) -> int:
+    """Whole layers on one GPU at the fullest moment of a step under FSDP2, and their gradients."""
+    units = [_count(layer) for layer in layers_of(model).values()]
+    largest, rest = max(units), _count(model) - sum(units)
+    # FSDP2 holds the layer at work and the next one, and their gradients until they are reduced; what belongs to no
+    # layer stays from the first use to the last.
+    return dtype.itemsize * (2 * rest + 4 * largest)
 
 
 def _count(module: nn.Module) -> int:

@@ -6,7 +6,6 @@ tower first sees just what Wan saw); everything else goes by name. Whatever does
 tensor, except for whole parts that one side does not have (text or image attention): those are reported.
 """
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -24,7 +23,16 @@ from torch import Tensor
 from dualforce_model.config import Frozen
 from dualforce_model.storage import file_digest
 from dualforce_model.towers import VideoTower
-from dualforce_model.weight_files import StoredTensor, WeightsError, find_files, listed, open_tensors
+from dualforce_model.weight_files import (
+    StoredTensor,
+    WeightsError,
+    find_files,
+    listed,
+    open_tensors,
+    read_json,
+    refuse,
+    told_as,
+)
 
 Layout = Literal["diffusers", "original"]
 Layers = Literal["even", "first"] | tuple[NonNegativeInt, ...]
@@ -261,12 +269,8 @@ def _any_layer(name: str) -> str:
 
 def check_settings(path: Path, tower: VideoTower, source_layers: int) -> tuple[str, ...]:
     """Compare a checkpoint's own config.json with the tower where shapes say nothing; returns what it is silent on."""
-    settings: dict[str, Any] = {}
-    if path.is_file():
-        try:
-            settings = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError, TypeError) as error:
-            raise WeightsError(f"{path}: not readable as settings: {error}; download it again") from error
+    told = read_json(path, told_as("not readable as settings", refuse)) if path.is_file() else None
+    settings: dict[str, Any] = told or {}
     if settings.get("num_layers", source_layers) != source_layers:
         raise WeightsError(f"{path}: num_layers is {settings['num_layers']}, the weights have {source_layers} layers; "
                            "is a shard missing?")  # fmt: skip

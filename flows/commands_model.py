@@ -112,10 +112,15 @@ def _refuse_options(context: click.Context, names: Iterable[str], what: str, own
 
 @click.command(
     epilog="Examples: dualforce estimate --preset base --gpus 8; dualforce estimate --config configs/train/folder.yaml "
-    "train.batch_size=16"
+    "train.batch_size=16; dualforce estimate --preset mova-360p num_frames=97"
 )
-@click.option("--preset", help="a model by name: tiny, small, base")
+@click.option("--preset", help="a model by name: tiny, small, base, mova-360p")
 @click.option("--config", type=click.Path(path_type=Path), help="a training configuration, or a flow's that trains")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="a MOVA checkpoint's folder, estimated by its own settings",
+)
 @click.option("--gpus", type=click.IntRange(1, 65_536), default=1, show_default=True, help="GPUs that share the run")
 @click.option("--crop-px", type=click.IntRange(32, 4096), help="side of the crops; default: as configured, or 512")
 @click.option("--window-steps", type=click.IntRange(2, 4096), help="steps of a training window, reference included")
@@ -126,6 +131,7 @@ def _refuse_options(context: click.Context, names: Iterable[str], what: str, own
 def estimate(
     preset: str | None,
     config: Path | None,
+    checkpoint: Path | None,
     gpus: int,
     crop_px: int | None,
     window_steps: int | None,
@@ -137,16 +143,20 @@ def estimate(
     """Parameters, memory per GPU and FLOPs per step of a training run, with and without activation checkpointing.
 
     The model is run on shapes alone, which takes seconds and no memory. If the run does not fit, says which single
-    changes would make it fit, and ends with exit code 6.
+    changes would make it fit, and ends with exit code 6. Of MOVA: inference, stage by stage, and a training step.
     """
-    if (preset is None) == (config is None):
-        raise click.UsageError("give either --preset or --config")
+    if [preset, config, checkpoint].count(None) != 2:
+        raise click.UsageError("give either --preset or --config, or --checkpoint for a MOVA checkpoint")
+    from flows.estimation import MOVA, of_file, of_preset
+
+    if checkpoint is not None or preset == MOVA:
+        _estimate_mova(checkpoint, overrides, gpus, (crop_px, window_steps, batch_size), limit_gb, as_json)
+        return
     if preset is not None and overrides:
         raise click.UsageError(f"{overrides[0]}: settings are overridden in a --config; a --preset has none")
     if batch_size is not None and batch_size % gpus:
         raise click.UsageError(f"--batch-size {batch_size} cannot be shared by {gpus} GPUs; take a multiple of {gpus}")
     from dualforce_model.estimate import estimate as estimated
-    from flows.estimation import of_file, of_preset
 
     question = of_file(config, overrides, gpus) if config is not None else of_preset(str(preset))
     per_gpu = batch_size // gpus if batch_size is not None else None
@@ -157,6 +167,31 @@ def estimate(
     say({**report.model_dump(mode="json"), "total_bytes": totals, "fits": report.fits}, as_json, report.text())
     if not report.fits:
         raise Finish(PROBLEMS, f"{report.checkpointed.total / 1e9:.1f} GB per GPU of {limit_gb:g} GB; see above")
+
+
+def _estimate_mova(
+    checkpoint: Path | None,
+    overrides: tuple[str, ...],
+    gpus: int,
+    sizes: tuple[int | None, ...],
+    limit_gb: float,
+    as_json: bool,
+) -> None:
+    """The parent model: what it takes to make a video; exit code 6 if that does not fit."""
+    if any(size is not None for size in sizes):
+        raise click.UsageError(
+            "--crop-px, --window-steps and --batch-size are not for MOVA; its video is changed by KEY=VALUE: "
+            "height_px, width_px, num_frames, fps, num_steps, guidance"
+        )
+    from flows.estimation import of_mova
+
+    report = of_mova(checkpoint, overrides, gpus, limit_gb)
+    totals = {"training": report.training.memory.total} | {stage.name: stage.total for stage in report.stages}
+    fits = {"fits": report.fits, "training_fits": report.training_fits}
+    say({**report.model_dump(mode="json"), "total_bytes": totals, **fits}, as_json, report.text())
+    if not report.fits:
+        most = report.largest
+        raise Finish(PROBLEMS, f"{most.name}: {most.total / 1e9:.1f} GB of {limit_gb:g} GB per GPU; see above")
 
 
 COMMANDS = (generate, evaluate, verify, estimate)

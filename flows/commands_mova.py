@@ -10,6 +10,7 @@ import click
 from flows.terminal import PROBLEMS, Finish, say
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+REPORT_SUFFIX = ".verify.json"  # in place of the video's own
 SHORT = {"num_frames": 25, "num_steps": 8}  # a trial, not a film; the release's own are 193 and 50
 OPTIONS = (
     click.option(
@@ -64,14 +65,27 @@ def verify_mova(
     progress = partial(click.echo, err=True)
     report = verify(checkpoint, load, progress)
     try:
-        if run and not report.problems:
+        if run:
             assert output is not None
-            tried = _trial(checkpoint, request, output, picture, (prompt, negative_prompt), embeddings, progress)
-            report = report.model_copy(update={"trial": tried})
+            words = (prompt, negative_prompt)
+            attempt = partial(_trial, checkpoint, request, output, picture, words, embeddings, progress)
+            report = _run(report, output.with_suffix(REPORT_SUFFIX), attempt, progress)
     finally:  # a run that fails does not take the report with it
         say(report.model_dump(mode="json"), as_json, report.text())
     if report.problems:
         raise Finish(PROBLEMS, f"{len(report.problems)} problems in {checkpoint}")
+
+
+def _run(report: Any, kept: Path, attempt: Callable[[], Any], progress: Callable[[str], None]) -> Any:
+    """The report with what a run gave. It is in a file before the run starts: a kill cannot take it away."""
+    from dualforce_model.storage import write_json
+
+    write_json(kept, report.model_dump(mode="json"))
+    progress(f"the report is in {kept}" + ("" if report.problems else "; what the run gives is added to it"))
+    if not report.problems:
+        report = report.model_copy(update={"trial": attempt()})
+        write_json(kept, report.model_dump(mode="json"))
+    return report
 
 
 def _request(settings: tuple[str, ...]) -> Any:

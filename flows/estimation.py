@@ -1,15 +1,19 @@
-"""What `dualforce estimate` is asked about: a preset, or a configuration of any flow that trains."""
+"""What `dualforce estimate` is asked about: a preset, a configuration of any flow that trains, or MOVA."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from dualforce_model.config import ConfigError, read_settings, shipped, validate
+from dualforce_model.config import ConfigError, apply_override, read_settings, shipped, validate
 from dualforce_model.dry_run import PX_PER_LATENT, Workload
 from dualforce_model.estimate import WORKLOADS
 from dualforce_model.model import PRESETS, ModelConfig
 from dualforce_model.train_config import TrainSettings
 
+if TYPE_CHECKING:
+    from dualforce_model.mova.estimate import MovaEstimate
+
+MOVA = "mova-360p"  # a preset of `estimate` alone: it is run, never trained here
 CROP_PX = 512  # the design's, where a configuration does not say
 
 
@@ -35,7 +39,7 @@ class Question(NamedTuple):
 def of_preset(name: str) -> Question:
     """A preset at the size of data it was made for."""
     if name not in PRESETS:
-        raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}, and for estimate {MOVA}")
     return Question(name, PRESETS[name], WORKLOADS.get(name, Workload()), "bf16")
 
 
@@ -61,3 +65,22 @@ def of_file(path: Path, overrides: Sequence[str], gpus: int) -> Question:
         validate(Workload, work, str(found)),
         "fp32" if settings.precision == "fp32" else "bf16",
     )
+
+
+def of_mova(checkpoint: Path | None, overrides: Sequence[str], gpus: int, limit_gb: float) -> "MovaEstimate":
+    """MOVA as a checkpoint's own settings have it (CheckpointError where they are wrong), or as the release is known.
+
+    `overrides` are those of the request: num_frames, height_px and so on.
+    """
+    from dualforce_model.mova.checkpoint import inspect  # these load the codec library
+    from dualforce_model.mova.estimate import estimate
+    from dualforce_model.mova.inference import MovaRequest
+    from dualforce_model.mova.release import SOURCE, UNKNOWN, released
+
+    asked: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(asked, override)
+    request = validate(MovaRequest, asked, "the video")
+    if checkpoint is None:
+        return estimate(MOVA, released(), request, gpus, limit_gb, SOURCE, UNKNOWN)
+    return estimate(str(checkpoint), inspect(checkpoint, headers=False).whole(), request, gpus, limit_gb)

@@ -18,16 +18,18 @@ from torch import Tensor, nn
 from dualforce_model.errors import InputError
 from dualforce_model.mova.components import (
     COMPONENTS,
+    EMBEDDINGS,
     OPTIONAL,
-    TOKENIZER_FILES,
     Component,
     Shape,
     Told,
     expected,
     sources,
 )
-from dualforce_model.mova.files import Problem, Weights, read_json, read_weights
+from dualforce_model.mova.files import Problem, Weights, into, read_weights
 from dualforce_model.mova.settings import STRIDE_FRAMES, STRIDE_PX, IndexFile, Settings
+from dualforce_model.mova.vocabulary import check_tokenizer
+from dualforce_model.weight_files import read_json
 
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # what weights may be
 DECLARED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -61,13 +63,11 @@ class Part:
         """
         module = self.component.skeleton(self.settings, self.told)
         rename = self.component.name(self.settings)
-        held = tuple(getattr(module, "_keep_in_fp32_modules", None) or ())
         with ExitStack() as stack:
             read = Reader(root, self.weights, stack)
             for name, parameter in list(module.named_parameters()):
                 tensor = read.parameter(rename(name), seen)
-                kept = any(word in held for word in name.split("."))
-                tensor = tensor.view(parameter.shape).to(device, torch.float32 if kept else dtype)
+                tensor = tensor.view(parameter.shape).to(device, dtype_of(module, name, dtype))
                 owner, _, leaf = name.rpartition(".")
                 setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
         return module.to(device)
@@ -151,36 +151,35 @@ class Reader:
         return torch._weight_norm(direction, gain, 0)
 
 
-def inspect(root: Path) -> Inspection:
-    """Read every JSON and every header, and hold them to each other. Raises nothing: problems are the result."""
+def dtype_of(module: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
+    """Type of a parameter in a component that runs in `dtype`: what must stay in float32 does."""
+    exact = tuple(getattr(module, "_keep_in_fp32_modules", None) or ())
+    return torch.float32 if any(word in exact for word in name.split(".")) else dtype
+
+
+def inspect(root: Path, headers: bool = True) -> Inspection:
+    """Read every JSON and every header, and hold them to each other. Raises nothing: problems are the result.
+
+    Without `headers`, settings alone: the parts have no weights, and the tokenizer is not looked at.
+    """
     problems: list[Problem] = []
-    told = read_json(root / INDEX_FILE, problems)
+    report = into(problems, root)
+    told = read_json(root / INDEX_FILE, report) or {}
     index = _validated(IndexFile, told, INDEX_FILE, problems) if told else None
     assert index is None or isinstance(index, IndexFile)
     parts: dict[str, Part] = {}
     for component in COMPONENTS:
-        part = _part(root, component, told, problems)
+        part = _part(root, component, told, problems, headers)
         if part is not None:
             parts[component.folder] = part
-    _check_tokenizer(root / "tokenizer", problems)
+    if headers:
+        text = parts.get("text_encoder")
+        check_tokenizer(root / "tokenizer", report, None if text is None else (text.settings, text.weights))
     problems += _disagreements({folder: part.settings for folder, part in parts.items()})
     return Inspection(root, index, parts, problems)
 
 
-def _check_tokenizer(folder: Path, problems: list[Problem]) -> None:
-    """One of its files, and a model with a vocabulary where that is JSON."""
-    fast, slow = (folder / name for name in TOKENIZER_FILES)
-    if fast.is_file():
-        count = len(problems)
-        model = read_json(fast, problems).get("model")
-        if len(problems) == count and not (isinstance(model, dict) and model.get("vocab")):
-            message = "no vocabulary; expected the tokenizer that transformers saved"
-            problems.append(Problem(file=f"tokenizer/{fast.name}", subject="model", message=message))
-    elif not slow.is_file():
-        problems.append(Problem(file="tokenizer/", message=f"expected one of {', '.join(TOKENIZER_FILES)}"))
-
-
-def _part(root: Path, component: Component, index: Told, problems: list[Problem]) -> Part | None:
+def _part(root: Path, component: Component, index: Told, problems: list[Problem], headers: bool) -> Part | None:
     """One component; None when its settings cannot be read."""
     folder = root / component.folder
     if index and component.folder not in index:
@@ -189,7 +188,7 @@ def _part(root: Path, component: Component, index: Told, problems: list[Problem]
         problems.append(Problem(file=f"{component.folder}/", message="missing folder"))
         return None
     place = f"{component.folder}/{component.config}"
-    told = read_json(folder / component.config, problems)
+    told = read_json(folder / component.config, into(problems, root)) or {}
     settings = _validated(component.settings, told, place, problems) if told else None
     if settings is None:
         return None
@@ -203,7 +202,7 @@ def _part(root: Path, component: Component, index: Told, problems: list[Problem]
     except (ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
         problems.append(Problem(file=place, message=f"no model can be built by these settings: {error}"))
         return None
-    weights = read_weights(folder, problems) if wanted else Weights({}, ())
+    weights = read_weights(folder, into(problems, root)) if wanted and headers else Weights({}, ())
     if weights.tensors:
         problems += _differences(component.folder, wanted, weights, told)
     return Part(component, settings, told, weights)
@@ -262,14 +261,20 @@ def _shaped(folder: str, name: str, shape: Shape, weights: Weights) -> list[Prob
         return [Problem(file=f"{folder}/{weights.table}", subject=name, message=f"missing, expected {list(shape)}")]
     if tensor.shape == shape:
         return []
-    message = f"shape {list(tensor.shape)}, expected {list(shape)} by the settings"
+    named = f" ({EMBEDDINGS[name]})" if name in EMBEDDINGS else ""
+    message = f"shape {list(tensor.shape)}, expected {list(shape)} by the settings{named}"
     return [Problem(file=f"{folder}/{tensor.path.name}", subject=name, message=message)]
 
 
 def _allowed(told: Told) -> tuple[str, ...]:
     """What the settings declare, and float32; any of three where they declare nothing."""
-    declared = DECLARED.get(str(told.get("dtype") or told.get("torch_dtype") or "").removeprefix("torch."))
+    declared = declared_dtype(told)
     return tuple(STORED) if declared is None else tuple(dict.fromkeys((declared, "F32")))
+
+
+def declared_dtype(told: Told) -> str | None:
+    """The type of stored weights that settings declare, as headers spell it; None where they declare none."""
+    return DECLARED.get(str(told.get("dtype") or told.get("torch_dtype") or "").removeprefix("torch."))
 
 
 def _shortened(problems: list[Problem]) -> list[Problem]:

@@ -89,6 +89,14 @@ WEIGHT_NORMS = (
     ("weight_g", "weight_v"),
     ("parametrizations.weight.original0", "parametrizations.weight.original1"),
 )
+# what the sides of an embedding are called in its component's settings
+EMBEDDINGS = {
+    "shared.weight": "vocab_size x d_model",
+    "encoder.embed_tokens.weight": "vocab_size x d_model",
+    "patch_embedding.weight": "dim x in_dim x patch_size",
+    "text_embedding.0.weight": "dim x text_dim",
+    "time_embedding.0.weight": "dim x freq_dim",
+}
 OPTIONAL = {"text_encoder": {"encoder.embed_tokens.weight": "shared.weight"}}  # the same tensor, stored twice by some
 
 
@@ -135,4 +143,3 @@ COMPONENTS = (
     Component("text_encoder", "UMT5EncoderModel", TextEncoderSettings),
     Component("scheduler", "FlowMatchPairScheduler", ScheduleSettings, config="scheduler_config.json"),
 )  # fmt: skip
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model")  # one of them

@@ -22,7 +22,7 @@ from dualforce_model.errors import InputError
 from dualforce_model.mova.checkpoint import MovaCheckpoint
 from dualforce_model.mova.prompts import Prompts
 from dualforce_model.mova.schedule import PairSchedule
-from dualforce_model.mova.settings import PATCH_PX, STRIDE_FRAMES, STRIDE_PX, VideoVaeSettings
+from dualforce_model.mova.settings import PATCH_PX, STRIDE_FRAMES, STRIDE_PX, SoundVaeSettings, VideoVaeSettings
 from dualforce_model.mova.step import DualTower, Latents, guided
 
 MASK_CHANNELS = 4  # one per pixel frame of a latent frame
@@ -137,15 +137,20 @@ def denoise(
 
 def noise(checkpoint: MovaCheckpoint, request: MovaRequest, machine: Machine) -> Latents:
     """Where a seed starts: drawn on the CPU, video first, so that every machine starts alike."""
-    sound = checkpoint.settings("audio_vae")
-    num_samples = request.num_frames * sound.sample_rate // request.fps
     generator = torch.Generator().manual_seed(request.seed)
-    channels = checkpoint.settings("video_vae").z_dim
+    shapes = latent_shapes(request, checkpoint.settings("video_vae"), checkpoint.settings("audio_vae"))
+    video, audio = (torch.randn(shape, generator=generator) for shape in shapes)
+    return Latents(video.to(machine.device), audio.to(machine.device))
+
+
+def latent_shapes(
+    request: MovaRequest, pictures: VideoVaeSettings, sound: SoundVaeSettings
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the latents of a video, [b, c, t, h, w], and of its sound, [b, c, k]."""
     frames = (request.num_frames - 1) // STRIDE_FRAMES + 1
     sides = (request.height_px // STRIDE_PX, request.width_px // STRIDE_PX)
-    video = torch.randn(1, channels, frames, *sides, generator=generator)
-    audio = torch.randn(1, sound.latent_dim, -(-num_samples // sound.hop), generator=generator)
-    return Latents(video.to(machine.device), audio.to(machine.device))
+    num_samples = request.num_frames * sound.sample_rate // request.fps
+    return (1, pictures.z_dim, frames, *sides), (1, sound.latent_dim, -(-num_samples // sound.hop))
 
 
 def first_frame_condition(
@@ -170,9 +175,13 @@ def decode_video(
     vae: AutoencoderKLWan = checkpoint.load("video_vae", torch.float32, machine.device)
     mean, std = spread(checkpoint.settings("video_vae"), machine)
     decoded = vae.decode(latents.float() * std + mean).sample[0]
-    levels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0)
-    frames: np.ndarray = levels.cpu().numpy()
+    frames: np.ndarray = pixels(decoded).cpu().numpy()
     return frames
+
+
+def pixels(decoded: Float[Tensor, "3 f h w"]) -> UInt8[Tensor, "f h w 3"]:
+    """Bytes of levels in [-1, 1]."""
+    return ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0)
 
 
 def decode_sound(

@@ -99,6 +99,13 @@ class BridgeSettings(Settings):
     trainable_condition_scale: Literal[False] = Field(description="a scale that upstream never applies")
     pooled_adaln: Literal[False] = Field(description="audio modulated by pooled video")
 
+    @model_validator(mode="after")
+    def _whole_heads(self) -> "BridgeSettings":
+        for name in ("visual_hidden_dim", "audio_hidden_dim"):
+            if getattr(self, name) % self.head_dim:
+                raise ValueError(f"{name} {getattr(self, name)} does not divide into heads of head_dim {self.head_dim}")
+        return self
+
 
 class SoundVaeSettings(Settings):
     """The audio VAE."""
@@ -128,7 +135,7 @@ class VideoVaeSettings(Settings):
     z_dim: int = Field(ge=1, le=MAX_SIDE, description="channels of a latent")
     dim_mult: tuple[Rate, ...] = Field(min_length=1, max_length=MAX_LEVELS, description="widths of the levels")
     num_res_blocks: int = Field(ge=1, le=100, description="residual blocks per level")
-    attn_scales: tuple[float, ...] = Field(max_length=MAX_LEVELS, description="levels with attention")
+    attn_scales: tuple[()] = Field(description="levels with attention: none, diffusers cannot run any")
     temperal_downsample: tuple[bool, ...] = Field(
         max_length=MAX_LEVELS, description="which levels halve time (diffusers' spelling)"
     )

@@ -61,6 +61,7 @@ def test_configurations_that_ship_are_understood() -> None:
     [
         ([], "give either"),
         (["--preset", "tiny", "--config", "x.yaml"], "give either"),
+        (["--config", "x.yaml", "--checkpoint", "."], "give either"),
         (["--preset", "tiny", "train.steps=3"], "overridden in a --config"),
         (["--preset", "tiny", "--gpus", "3", "--batch-size", "4"], "take a multiple of 3"),
     ],
@@ -76,7 +77,7 @@ def test_sizes_that_do_not_divide_are_refused() -> None:
         tiny.resized({"crop_px": 104})
     with pytest.raises(ConfigError, match="crop_px"):
         tiny.resized({"crop_px": 7})
-    with pytest.raises(ConfigError, match="there are tiny"):
+    with pytest.raises(ConfigError, match="there are tiny, small, base, and for estimate mova-360p"):
         of_preset("huge")
 
 

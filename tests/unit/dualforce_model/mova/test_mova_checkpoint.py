@@ -19,8 +19,9 @@ from torch import Tensor
 
 from dualforce_model.mova.checkpoint import CheckpointError, MovaCheckpoint, inspect
 from dualforce_model.mova.components import COMPONENTS, expected
-from dualforce_model.mova.files import read_header
+from dualforce_model.mova.files import Problem, into
 from dualforce_model.mova.verify import verify
+from dualforce_model.weight_files import read_header
 
 Make = Callable[..., Path]
 NUMBERS = st.one_of(st.integers(-9, 99), st.floats(), st.text(max_size=3), st.none(), st.integers())
@@ -190,9 +191,10 @@ def test_damaged_header(make_checkpoint: Make, header: bytes) -> None:
 def test_no_header_however_hostile_gets_through_or_raises(header: bytes, data: bytes) -> None:
     """Whatever a header says, it is a problem or it is true of the file."""
     with tempfile.TemporaryDirectory() as folder:
-        path, problems = Path(folder) / "weights.safetensors", []
+        path = Path(folder) / "weights.safetensors"
+        problems: list[Problem] = []
         path.write_bytes(struct.pack("<Q", len(header)) + header + data)
-        tensors = read_header(path, problems)
+        tensors = read_header(path, into(problems, Path(folder)))
         assert problems or sum(tensor.num_bytes for tensor in tensors) == len(data)
 
 

@@ -44,6 +44,9 @@ def expect(root: Path, file: str, subject: str, words: str) -> None:
         ("video_vae", {"latents_std": [math.inf] * 16}, "latents_std.0", "finite number"),
         ("video_vae", {"decoder_base_dim": {"a": 1}}, "", "no model can be built by these settings"),
         ("video_vae", {"patch_size": 2}, "", "patch_size is 2; only None is supported"),
+        ("video_vae", {"attn_scales": [1.0]}, "attn_scales", "at most 0 items"),
+        ("dual_tower_bridge", {"head_dim": 14}, "", "does not divide into heads of head_dim 14"),
+        ("dual_tower_bridge", {"head_dim": 128}, "", "does not divide into heads of head_dim 128"),
         ("video_dit", {"patch_size": [1, 4, 4]}, "patch_size.1", "Input should be 2"),
     ],
 )  # fmt: skip
