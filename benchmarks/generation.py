@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import Bench, Way, benchmark
-from dualforce_model.dry_run import Workload, arguments, cast_parameters
+from dualforce_model.dry_run import Workload, arguments, cast_parameters, training_step
 from dualforce_model.model import PRESETS, DualForce, ModelConfig
 
 LENGTHS = (8, 32, 128)
@@ -27,23 +27,38 @@ def main(gpu: bool, rounds: int, out: Path | None) -> None:
     bench = Bench("generation", gpu, rounds, out)
     config = PRESETS["small" if gpu else "tiny"]
     for length in LENGTHS:
-        model = make_model(config.model_copy(update={"window_steps": length}), bench)
-        given = arguments(config, Workload(crop_px=CROP_PX[gpu], num_steps=length), bench.device.type, bench.dtype)
+        whole = config.model_copy(update={"window_steps": length})
+        model = make_model(whole, bench)
+        workload = Workload(crop_px=CROP_PX[gpu], num_steps=length)
+        given = arguments(config, workload, bench.device.type, bench.dtype)
         tokens = length * (CROP_PX[gpu] // 8) ** 2 // (config.video.patch_px[0] * config.video.patch_px[1])
         windowed = make_model(config, bench)
         if length == min(LENGTHS):
             same_result(generate_uncached(model, given), generate_cached(model, given))
+        flops, fewer = (useful_flops(each, workload) for each in (whole, config))
         ways = [
-            Way(name="uncached", run=lambda m=model, g=given: generate_uncached(m, g), tokens=tokens),
-            Way(name="cached", run=lambda m=model, g=given: generate_cached(m, g), tokens=tokens),
+            Way(
+                name="uncached",
+                run=lambda m=model, g=given: generate_uncached(m, g),
+                tokens=tokens,
+                useful_flops=flops,
+            ),
+            Way(name="cached", run=lambda m=model, g=given: generate_cached(m, g), tokens=tokens, useful_flops=flops),
             Way(
                 name=f"cached, window {config.window_steps}",
                 run=lambda m=windowed, g=given: generate_cached(m, g),
                 tokens=tokens,
+                useful_flops=fewer,
             ),
         ]
         bench.compare(f"{length} steps", ways, rounds=1 if length == max(LENGTHS) and not gpu else None)
     bench.finish()
+
+
+def useful_flops(config: ModelConfig, work: Workload) -> int:
+    """What generation cannot do without: every step denoised and kept once, seeing what the mask shows it."""
+    step = training_step(config, work, torch.bfloat16, checkpointing=False, attention="flex").flops / 3  # no backward
+    return round(step * ((work.num_steps - 1) * (DENOISING + 1) + 1) / work.num_steps)
 
 
 def make_model(config: ModelConfig, bench: Bench) -> DualForce:

@@ -4,6 +4,7 @@ On the CPU one thread is used and its own seconds are counted, not the clock's: 
 """
 
 import gc
+import math
 import platform
 import statistics
 import time
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import diffusers
@@ -25,6 +27,7 @@ from dualforce_model.storage import write_json
 from tasks.tables import table
 
 # Dense bf16 TFLOP/s as the makers state them; MFU is a share of these.
+TOO_SLOW = 6  # exit code, as the product's own commands end when they find a problem
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
 
 
@@ -81,6 +84,25 @@ class Way(Frozen):
     useful_flops: int = 0
 
 
+class Verdict(NamedTuple):
+    """Whether a way is fast enough."""
+
+    passed: bool
+    text: str
+
+
+def verdict(rows: Sequence[Row], way: str, allowed: float) -> Verdict | None:
+    """The largest ratio of a way over all works against the allowed one; None where nothing is demanded of it."""
+    own = [row for row in rows if row.way == way]
+    if not own or allowed == math.inf:
+        return None
+    worst = max(own, key=lambda row: row.ratio)
+    passed = worst.ratio <= allowed
+    base = next(row.way for row in rows if row.work == worst.work)
+    said = f"{way}, at worst {worst.ratio:.3f} of the time of {base} ({worst.work}); {allowed:g} allowed"
+    return Verdict(passed, f"{'OK' if passed else 'PROBLEM'}: {said}")
+
+
 class Bench:
     """Where to measure, how often, and the rows so far."""
 
@@ -109,8 +131,8 @@ class Bench:
             self.rows.append(self._row(work, way, taken, ratios))
             click.echo(f"{work}: {way.name} {self.rows[-1].milliseconds:.1f} ms", err=True)
 
-    def finish(self) -> None:
-        """Print the table; write it as JSON where asked."""
+    def finish(self, way: str = "", allowed: float = math.inf) -> None:
+        """Print the table; write it as JSON where asked. Ends with exit code 6 if a way's ratio exceeds the allowed."""
         versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "python": platform.python_version()}
         report = Report(
             name=self.name,
@@ -125,6 +147,11 @@ class Bench:
         if self.out is not None:
             write_json(self.out, report.model_dump(mode="json"))
         click.echo(report.text())
+        told = verdict(self.rows, way, allowed)
+        if told is not None:
+            click.echo(f"\n{told.text}")
+            if not told.passed:
+                raise SystemExit(TOO_SLOW)
 
     def _row(self, work: str, way: Way, seconds: list[float], ratios: list[float]) -> Row:
         median = statistics.median(seconds)

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -22,8 +22,10 @@ from torch.utils.flop_counter import flop_registry
 
 from dualforce_model.batch import TalkingHeadBatch
 from dualforce_model.config import Frozen
+from dualforce_model.layers.masks import StepMask
 from dualforce_model.model import DualForce, ModelConfig, Velocities
 
+Kernel = Literal["native", "flex"]  # of attention under a mask, as `Execution` decides it
 PX_PER_LATENT = 8  # of every codec here: the Wan VAE's stride
 FEATURE_TOKENS = 257  # of a reference picture, as CLIP and DINOv2 at 224 px give them
 
@@ -58,9 +60,11 @@ class Meter(TorchDispatchMode):
         super().__init__()
 
     def leave_out(self, *tensors: Tensor) -> None:
-        """Not counted, nor are views of them: what stood before the block."""
+        """Not counted, nor are views of them: what stood before the block, or a real run would not make."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
+            if isinstance(self._known.get(storage._cdata), weakref.ref):  # made in the block, and counted so far
+                self.live -= storage.nbytes()
             self._known[storage._cdata] = storage
 
     def __torch_dispatch__(
@@ -120,9 +124,15 @@ class _RootMeanSquare(torch.autograd.Function):
 
 @dataclass
 class FusedKernels(TorchFunctionMode):
-    """Stands in for fused kernels on the meta device and counts what attention computes."""
+    """Stands in for fused kernels on the meta device and counts what attention computes.
+
+    With `leave_out`, attention under a mask is FlexAttention's: no mask is held (`leave_out` is told of it), and of all
+    pairs the `visible` share is computed. Without, masks are dense and all pairs are computed.
+    """
 
     attention_flops: int = 0
+    visible: float = 1.0
+    leave_out: Callable[[Tensor], None] | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -138,11 +148,14 @@ class FusedKernels(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
-        bias = attn_mask
-        if attn_mask is not None and attn_mask.dtype == torch.bool:  # kernels take a bias: each call makes its own
+        bias, share = attn_mask, 1.0
+        if attn_mask is not None and self.leave_out is not None:
+            self.leave_out(attn_mask)
+            bias, share = None, self.visible
+        elif attn_mask is not None and attn_mask.dtype == torch.bool:  # kernels take a bias: each call makes its own
             bias = torch.empty(attn_mask.shape, dtype=query.dtype, device=query.device)
         rows = query.numel() // query.shape[-1]
-        forward = 2 * rows * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+        forward = round(share * 2 * rows * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
         self.attention_flops += forward
         out: Tensor = _Attention.apply(query, key, value, bias)
         if out.requires_grad:
@@ -157,7 +170,7 @@ class DryRun(Frozen):
     """What one step on one GPU takes, besides weights, gradients and optimiser."""
 
     peak_bytes: int = Field(description="activations and temporaries that are alive at the fullest moment")
-    flops: int = Field(description="multiplications and additions of the step, a masked-out pair of tokens included")
+    flops: int = Field(description="multiplications and additions of the step; of masked-out pairs as the kernel does")
     attention_flops: int = Field(description="the part of them that is attention between tokens")
 
 
@@ -234,9 +247,14 @@ def gradients_leave(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def training_step(config: ModelConfig, work: Workload, dtype: torch.dtype, checkpointing: bool) -> DryRun:
+def training_step(
+    config: ModelConfig, work: Workload, dtype: torch.dtype, checkpointing: bool, attention: Kernel = "native"
+) -> DryRun:
     """Forward and backward of one batch on shapes alone."""
     meter, kernels = Meter(), FusedKernels()
+    if attention == "flex":
+        share = StepMask.causal(work.num_steps, config.window_steps).visible.float().mean().item()
+        kernels = FusedKernels(visible=share, leave_out=meter.leave_out)
     model = on_shapes(config, dtype)
     if checkpointing:
         checkpoint_layers(model, recompute=kernels)

@@ -5,7 +5,7 @@ The layers' part is a dry run of the model itself (dry_run.py); around it stands
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from dualforce_model.config import Frozen
 from dualforce_model.dry_run import (
     PX_PER_LATENT,
     DryRun,
+    Kernel,
     Workload,
     generation_cache_bytes,
     layers_of,
@@ -29,6 +30,8 @@ LIMIT_GB = 50.0  # of an 80 GB GPU: what is left is for fragments of the allocat
 MASTER_BYTES, MOMENT_BYTES, AVERAGE_BYTES = 4, 8, 4  # per parameter: fp32 weight or gradient, AdamW's two, the EMA
 CONTEXT_BYTES = 1_500_000_000  # CUDA context, cuBLAS and NCCL buffers: assumed, not computed
 HALVINGS = 6
+NO_TEXT = "Text is not fed in training yet, so it is not counted."
+TURN_ON = "activation checkpointing: train.execution.recompute=true is enough"
 NO_SINGLE_CHANGE = "no single change is enough: take a smaller model, or several of: windows, crops, GPUs"
 
 # What the presets were sized for. A window is the reference and all that a step sees.
@@ -63,11 +66,13 @@ class Estimate(Frozen):
     gpus: int
     workload: Workload
     precision: Literal["bf16", "fp32"]
+    attention: Kernel = Field(description="kernel of attention under a mask; flex is what CUDA trains with by default")
+    recompute: bool | None = Field(description="activation checkpointing as configured; null: of a preset, either way")
     parameters: dict[str, int] = Field(description="per component")
     video_tokens: int = Field(description="of one window, in the video tower")
-    checkpointed: Memory = Field(description="with activation checkpointing, as configs/accelerate/gpu.yaml has it")
+    checkpointed: Memory = Field(description="with activation checkpointing, by either setting of it")
     plain: Memory = Field(description="without")
-    flops: int = Field(description="of one training step on one GPU, nothing recomputed; masked pairs included")
+    flops: int = Field(description="of one training step on one GPU, nothing recomputed; masked pairs only if native")
     attention_flops: int = Field(description="the part that is attention")
     recomputed_flops: int = Field(description="what activation checkpointing adds")
     cache_bytes: int = Field(description="memory of one stream of generation, whatever its length")
@@ -75,9 +80,14 @@ class Estimate(Frozen):
     advice: tuple[str, ...] = Field(description="changes that bring the run under the limit; empty: it fits")
 
     @property
+    def judged(self) -> Memory:
+        """What is held against the limit: the run as configured; of a preset, with activation checkpointing."""
+        return self.plain if self.recompute is False else self.checkpointed
+
+    @property
     def fits(self) -> bool:
-        """Whether a GPU holds the run, with activation checkpointing."""
-        return self.checkpointed.total <= self.limit_gb * GB
+        """Whether a GPU holds the run."""
+        return self.judged.total <= self.limit_gb * GB
 
     def text(self) -> str:
         """For people."""
@@ -102,18 +112,24 @@ class Estimate(Frozen):
         share = self.attention_flops / self.flops
         yield f"TFLOPs per step: {self.flops / TERA:,.3f} on each GPU, {self.gpus * self.flops / TERA:,.3f} in all"
         again = self.recomputed_flops / self.flops
-        yield f"  attention {share:.0%} of them, masked pairs included; checkpointing computes another {again:.0%}"
+        pairs = "masked pairs included" if self.attention == "native" else "masked pairs skipped"
+        yield f"  attention ({self.attention}) {share:.0%} of them, {pairs}; checkpointing computes another {again:.0%}"
+        yield f"  {NO_TEXT}"
         weights = 2 * sum(self.parameters.values()) / GB
         yield f"Generation: weights {weights:.3f} GB in bf16, and {self.cache_bytes / GB:.3f} GB of cache per stream"
 
     def _verdict(self) -> Iterator[str]:
-        total, plain, limit = self.checkpointed.total / GB, self.plain.total / GB, self.limit_gb
-        if plain <= limit:
+        total, plain, limit = self.judged.total / GB, self.plain.total / GB, self.limit_gb
+        way = f"{'without' if self.recompute is False else 'with'} activation checkpointing"
+        if self.fits and self.recompute is not None:
+            yield f"Fits in {limit:g} GB per GPU as configured, {way} ({total:.1f} GB)."
+        elif plain <= limit:
             yield f"Fits in {limit:g} GB per GPU even without activation checkpointing ({plain:.1f} GB)."
         elif self.fits:
             yield f"Fits in {limit:g} GB per GPU with activation checkpointing ({total:.1f} GB), not without."
+            yield "  Needed: train.execution.recompute, or accelerate's fsdp_activation_checkpointing; not both."
         else:
-            yield f"Does not fit: {total:.1f} GB, and {limit:g} GB per GPU are allowed. What to change:"
+            yield f"Does not fit {way}: {total:.1f} GB, and {limit:g} GB per GPU are allowed. What to change:"
             yield from (f"  - {line}" for line in self.advice)
 
 
@@ -129,30 +145,37 @@ def estimate(
     gpus: int,
     precision: Literal["bf16", "fp32"] = "bf16",
     limit_gb: float = LIMIT_GB,
+    attention: Kernel = "flex",
+    recompute: bool | None = None,
 ) -> Estimate:
-    """Estimate a run of `gpus` GPUs, each with its own `work`, sharded by FSDP2. Allocates no weight of the model."""
+    """Estimate a run of `gpus` GPUs, each with its own `work`, sharded by FSDP2. Allocates no weight of the model.
+
+    `recompute` is what the run's configuration says; None judges it with activation checkpointing.
+    """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     model = on_shapes(config, dtype)
-    checkpointed, plain = (training_step(config, work, dtype, checkpointing) for checkpointing in (True, False))
-    memory = _memory(model, checkpointed, gpus, dtype)
-    limit = limit_gb * GB
-    advice = tuple(_advice(config, work, gpus, memory, dtype, limit)) if memory.total > limit else ()
-    return Estimate(
+    checkpointed, plain = (training_step(config, work, dtype, saving, attention) for saving in (True, False))
+    found = Estimate(
         model=name,
         gpus=gpus,
         workload=work,
         precision=precision,
+        attention=attention,
+        recompute=recompute,
         parameters=parameters_of(model),
         video_tokens=work.num_steps * work.latent_px**2 // math.prod(config.video.patch_px),
-        checkpointed=memory,
+        checkpointed=_memory(model, checkpointed, gpus, dtype),
         plain=_memory(model, plain, gpus, dtype),
         flops=plain.flops,
         attention_flops=plain.attention_flops,
         recomputed_flops=checkpointed.flops - plain.flops,
         cache_bytes=generation_cache_bytes(config, work, dtype),
         limit_gb=limit_gb,
-        advice=advice or ((NO_SINGLE_CHANGE,) if memory.total > limit else ()),
+        advice=(),
     )
+    if found.fits:
+        return found
+    return found.model_copy(update={"advice": tuple(_advice(config, found, dtype)) or (NO_SINGLE_CHANGE,)})
 
 
 def _memory(model: DualForce, run: DryRun, gpus: int, dtype: torch.dtype) -> Memory:
@@ -180,37 +203,43 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _advice(
-    config: ModelConfig, work: Workload, gpus: int, memory: Memory, dtype: torch.dtype, limit: float
-) -> Iterator[str]:
-    """Single changes that bring a run under the limit, each computed, not guessed; or that there is none."""
-    fixed = memory.total - memory.activations
+def _advice(config: ModelConfig, found: Estimate, dtype: torch.dtype) -> Iterator[str]:
+    """Single changes that bring a run under the limit, each computed, not guessed."""
+    work, gpus, memory, limit = found.workload, found.gpus, found.judged, found.limit_gb * GB
+    if found.recompute is False and found.checkpointed.total <= limit:
+        yield TURN_ON
+    room = limit - (memory.total - memory.activations)
+
+    def enough(smaller: Workload) -> bool:
+        run = training_step(config, smaller, dtype, found.recompute is not False, found.attention)
+        return run.peak_bytes <= room
+
     for field, what, least in (
         ("batch_per_gpu", "fewer windows at a time: batch_size", 1),
         ("num_steps", "shorter windows: window_steps", 2),
         ("crop_px", "smaller crops: crop_px", 64),
     ):
-        now = _halved_until_it_fits(config, work, field, least, dtype, limit - fixed)
+        now = _halved_until_it_fits(config, work, field, least, enough)
         if now is not None:
             factor = gpus if field == "batch_per_gpu" else 1  # the setting counts the windows of all GPUs
             yield f"{what} {factor * now} instead of {factor * getattr(work, field)} is enough"
     sharded = memory.weights + memory.gradients + memory.optimizer + memory.averaged
-    room = limit - (memory.total - sharded)
-    if room > 0:
-        yield f"more GPUs, as many windows on each: {-int(-sharded * gpus // room)} instead of {gpus} are enough"
+    left = limit - (memory.total - sharded)
+    if left > 0:
+        yield f"more GPUs, as many windows on each: {-int(-sharded * gpus // left)} instead of {gpus} are enough"
 
 
 def _halved_until_it_fits(
-    config: ModelConfig, work: Workload, field: str, least: int, dtype: torch.dtype, room: float
+    config: ModelConfig, work: Workload, field: str, least: int, enough: Callable[[Workload], bool]
 ) -> int | None:
-    """The largest half, quarter, ... of a workload's number whose activations have room; None if none has."""
+    """The largest half, quarter, ... of a workload's number that is `enough`; None if none is."""
     value: int = getattr(work, field)
     for _ in range(HALVINGS):
         value //= 2
         if value < least or (field == "crop_px" and not _divides(config, value)):
             return None
         smaller = work.model_copy(update={field: value})
-        if training_step(config, smaller, dtype, checkpointing=True).peak_bytes <= room:
+        if enough(smaller):
             return value
     return None
 

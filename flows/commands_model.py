@@ -143,7 +143,8 @@ def estimate(
     """Parameters, memory per GPU and FLOPs per step of a training run, with and without activation checkpointing.
 
     The model is run on shapes alone, which takes seconds and no memory. If the run does not fit, says which single
-    changes would make it fit, and ends with exit code 6. Of MOVA: inference, stage by stage, and a training step.
+    changes would make it fit, and ends with exit code 6. A --config is judged with the activation checkpointing that
+    it turns on, a --preset with it. Of MOVA: inference, stage by stage, and a training step.
     """
     if [preset, config, checkpoint].count(None) != 2:
         raise click.UsageError("give either --preset or --config, or --checkpoint for a MOVA checkpoint")
@@ -162,11 +163,13 @@ def estimate(
     per_gpu = batch_size // gpus if batch_size is not None else None
     given = {"crop_px": crop_px, "num_steps": window_steps, "batch_per_gpu": per_gpu}
     work = question.resized({name: value for name, value in given.items() if value is not None})
-    report = estimated(question.name, question.model, work, gpus, question.precision, limit_gb)
+    report = estimated(
+        question.name, question.model, work, gpus, question.precision, limit_gb, question.attention, question.recompute
+    )
     totals = {"checkpointed": report.checkpointed.total, "plain": report.plain.total}
     say({**report.model_dump(mode="json"), "total_bytes": totals, "fits": report.fits}, as_json, report.text())
     if not report.fits:
-        raise Finish(PROBLEMS, f"{report.checkpointed.total / 1e9:.1f} GB per GPU of {limit_gb:g} GB; see above")
+        raise Finish(PROBLEMS, f"{report.judged.total / 1e9:.1f} GB per GPU of {limit_gb:g} GB; see above")
 
 
 def _estimate_mova(

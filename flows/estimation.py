@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import torch
+
 from dualforce_model.config import ConfigError, apply_override, read_settings, shipped, validate
-from dualforce_model.dry_run import PX_PER_LATENT, Workload
+from dualforce_model.dry_run import PX_PER_LATENT, Kernel, Workload
 from dualforce_model.estimate import WORKLOADS
 from dualforce_model.model import PRESETS, ModelConfig
 from dualforce_model.train_config import TrainSettings
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from dualforce_model.mova.estimate import MovaEstimate
 
 MOVA = "mova-360p"  # a preset of `estimate` alone: it is run, never trained here
+CUDA = torch.device("cuda")  # what is estimated, wherever it is asked
 CROP_PX = 512  # the design's, where a configuration does not say
 
 
@@ -24,6 +27,8 @@ class Question(NamedTuple):
     model: ModelConfig
     work: Workload
     precision: Literal["bf16", "fp32"]
+    attention: Kernel = "flex"
+    recompute: bool | None = None  # None: nothing says so
 
     def resized(self, changes: Mapping[str, int]) -> Workload:
         """The work with some of its numbers replaced. Raises ConfigError for sizes that do not divide into tokens."""
@@ -49,6 +54,7 @@ def of_file(path: Path, overrides: Sequence[str], gpus: int) -> Question:
     data: Mapping[str, Any] = read_settings(found, overrides)
     data = data["pipeline"] if isinstance(data.get("pipeline"), dict) else data
     curate = data["curate"] if isinstance(data.get("curate"), dict) else {}
+    launch = data["launch"] if isinstance(data.get("launch"), dict) else {}
     plain = data["train"] if isinstance(data.get("train"), dict) else data
     own = {key: value for key, value in plain.items() if key not in ("store_url", "snapshot_id")}
     settings = validate(TrainSettings, own, str(found))
@@ -64,7 +70,32 @@ def of_file(path: Path, overrides: Sequence[str], gpus: int) -> Question:
         settings.model,
         validate(Workload, work, str(found)),
         "fp32" if settings.precision == "fp32" else "bf16",
+        "native" if settings.execution.on(CUDA).attention == "native" else "flex",
+        _recomputes(settings.execution.recompute, launch.get("accelerate"), str(found)),
     )
+
+
+def _recomputes(own: bool, accelerate: object, where: str) -> bool:
+    """Whether a run computes activations again: by the trainer, or by FSDP as accelerate's own file has it."""
+    if accelerate is None:
+        return own
+    if not isinstance(accelerate, str):
+        raise ConfigError(
+            f"{where}: launch.accelerate is {accelerate!r}: the name of accelerate's own file is expected"
+        )
+    path = shipped(accelerate)
+    settings = read_settings(path)
+    sharded = settings.get("distributed_type") == "FSDP"
+    fsdp = settings.get("fsdp_config") if sharded else None
+    by_fsdp = fsdp.get("fsdp_activation_checkpointing", False) if isinstance(fsdp, dict) else False
+    if not isinstance(by_fsdp, bool):
+        raise ConfigError(f"{path}: fsdp_activation_checkpointing is {by_fsdp!r}: true or false is expected")
+    if own and by_fsdp:
+        raise ConfigError(
+            f"{where}: execution.recompute and fsdp_activation_checkpointing of {path} are both on, which the trainer "
+            "refuses: turn one of them off"
+        )
+    return own or by_fsdp
 
 
 def of_mova(checkpoint: Path | None, overrides: Sequence[str], gpus: int, limit_gb: float) -> "MovaEstimate":

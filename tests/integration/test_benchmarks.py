@@ -23,7 +23,9 @@ def run(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_prints_its_table_and_writes_it(name: str, tmp_path: Path) -> None:
     done = run(name, "--rounds", "1", "--out", str(tmp_path / "found.json"))
-    assert done.returncode == 0, done.stderr
+    # One round on a shared machine may find the tower slow: then it must say so.
+    assert done.returncode == (6 if "PROBLEM: ours" in done.stdout else 0), done.stderr
+    assert ("OK: ours" in done.stdout or "PROBLEM: ours" in done.stdout) == (name == "tower")
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["name"] == name
     assert len(found["rows"]) >= 6

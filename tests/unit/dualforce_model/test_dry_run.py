@@ -99,6 +99,17 @@ def test_flops_follow_the_textbook() -> None:
     assert training_step(config, work, torch.float32, False).flops == pytest.approx(expected, rel=0.03)
 
 
+def test_flex_holds_no_mask_and_computes_the_pairs_that_are_seen() -> None:
+    config = TINY.model_copy(update={"structure": None, "audio": None, "window_steps": 6})
+    work = Workload(crop_px=128, num_steps=6)
+    dense, flex = (training_step(config, work, torch.float32, False, kernel) for kernel in ("native", "flex"))
+    assert flex.attention_flops == pytest.approx(dense.attention_flops * 21 / 36, rel=0.01)  # 6 + 5 + ... + 1
+    assert dense.flops - flex.flops == dense.attention_flops - flex.attention_flops
+    tokens = 6 * (work.latent_px // config.video.patch_px[0]) ** 2
+    biases = 4 * config.video.layers * tokens**2  # each layer's call keeps its own
+    assert dense.peak_bytes - flex.peak_bytes == pytest.approx(biases, rel=0.1)
+
+
 def test_a_meter_sees_what_lives_and_forgets_what_dies() -> None:
     kept = torch.ones(1000)
     meter = Meter("cpu")
@@ -115,6 +126,17 @@ def test_a_meter_sees_what_lives_and_forgets_what_dies() -> None:
         assert meter.live == 4400
         del second, product
     assert (meter.live, meter.peak) == (0, 8000)
+
+
+def test_what_is_left_out_later_is_counted_no_more() -> None:
+    meter = Meter("cpu")
+    with meter:
+        made = torch.ones(1000) + 1
+        before = meter.live
+        meter.leave_out(made)
+        assert meter.live == before - 4000
+        del made
+        assert meter.live == before - 4000
 
 
 def test_nothing_of_the_model_is_allocated() -> None:

@@ -95,6 +95,29 @@ def test_what_does_not_fit_says_what_to_change_and_that_is_enough() -> None:
     assert not estimate("micro", MICRO, twice, gpus=2, limit_gb=limit).fits
 
 
+def test_the_verdict_is_on_the_run_as_configured() -> None:
+    work = Workload(crop_px=256, num_steps=8, batch_per_gpu=8)
+    either = estimate("micro", MICRO, work, gpus=1)
+    limit = (either.checkpointed.total + either.plain.total) / 2 / GB
+    on, off, preset = (estimate("m", MICRO, work, 1, limit_gb=limit, recompute=each) for each in (True, False, None))
+    assert (on.fits, off.fits, preset.fits) == (True, False, True)
+    assert "as configured, with activation checkpointing" in on.text()
+    assert "Does not fit without activation checkpointing" in off.text()
+    assert off.advice[0] == subject.TURN_ON
+    assert "Needed: train.execution.recompute" in preset.text()
+    assert subject.NO_TEXT in preset.text()
+
+
+def test_advice_for_a_run_that_keeps_its_activations_is_enough() -> None:
+    work = Workload(crop_px=256, num_steps=8, batch_per_gpu=8)
+    whole = estimate("micro", MICRO, work, gpus=1, recompute=False).plain
+    limit = (whole.total - 0.6 * whole.activations) / GB
+    told = estimate("micro", MICRO, work, 1, limit_gb=limit, recompute=False).advice
+    batch = int(next(line for line in told if "batch_size" in line).split("batch_size ")[1].split()[0])
+    smaller = work.model_copy(update={"batch_per_gpu": batch})
+    assert estimate("micro", MICRO, smaller, 1, limit_gb=limit, recompute=False).fits
+
+
 def test_more_gpus_are_advised_only_where_they_help() -> None:
     work = Workload(crop_px=32, num_steps=2)
     whole = estimate("wide", WIDE, work, gpus=1)

@@ -87,6 +87,19 @@ def test_parameters_that_do_not_learn_are_noticed(monkeypatch: pytest.MonkeyPatc
     assert "the loss did not fall" in problems()["training"]
 
 
+def test_a_parameter_that_nothing_depends_on_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a gradient, finite and always zero."""
+    finish = StructureTower.finish
+
+    def cut(tower: StructureTower, state: Any) -> torch.Tensor:
+        return finish(tower, state) * 0
+
+    monkeypatch.setattr(StructureTower, "finish", cut)
+    found = problems()["training"]
+    assert "had a gradient of zero in all 4 steps" in found
+    assert "structure" in found
+
+
 def test_an_estimate_that_is_wrong_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     told = selfcheck.training_step
 

@@ -51,6 +51,28 @@ def test_configurations_of_trainer_flow_and_pipeline_are_read_alike(tmp_path: Pa
     assert (changed.work.batch_per_gpu, changed.precision) == (4, "fp32")
 
 
+def test_execution_is_read_from_trainer_and_launcher(tmp_path: Path) -> None:
+    def asked(*overrides: str) -> tuple[str, bool | None]:
+        question = of_file(tmp_path / "flow.yaml", overrides, gpus=1)
+        return question.attention, question.recompute
+
+    (tmp_path / "flow.yaml").write_text("{launch: {accelerate: configs/accelerate/cpu.yaml}, train: {batch_size: 4}}")
+    sharded = "launch.accelerate=configs/accelerate/gpu.yaml"
+    assert asked() == ("flex", False)
+    assert asked("train.execution.recompute=true") == ("flex", True)
+    assert asked(sharded) == ("flex", True)
+    assert asked("train.execution.attention=native") == ("native", False)
+    assert asked("train.execution.compile='off'") == ("native", False)
+    with pytest.raises(ConfigError, match="are both on"):
+        asked(sharded, "train.execution.recompute=true")
+    with pytest.raises(ConfigError, match="accelerate's own file is expected"):
+        asked("launch.accelerate=3")
+    (tmp_path / "odd.yaml").write_text("{distributed_type: FSDP, fsdp_config: {fsdp_activation_checkpointing: often}}")
+    with pytest.raises(ConfigError, match="true or false is expected"):
+        asked(f"launch.accelerate={tmp_path / 'odd.yaml'}")
+    assert of_preset("tiny").recompute is None
+
+
 def test_configurations_that_ship_are_understood() -> None:
     assert of_file(Path("configs/demo/demo.yaml"), (), gpus=1).work.crop_px == 96
     assert of_file(Path("configs/train/folder.yaml"), (), gpus=2).work.batch_per_gpu == 4
