@@ -9,6 +9,7 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from pydantic import Field, model_validator
 
+from dualforce_model.bridge import BandProcessor, Exchange
 from dualforce_model.config import ConfigError, Frozen
 from dualforce_model.layers.attention import StepAttnProcessor
 from dualforce_model.model import DualForce
@@ -19,11 +20,13 @@ class Execution(Frozen):
 
     attention: Literal["auto", "native", "flex"] = Field(
         default="auto",
-        description="kernel of the towers' self-attention: flex skips what the mask hides, native takes it as a dense "
-        "mask; auto: flex on CUDA, native on the CPU, where flex has no backward",
+        description="kernel of attention under a band mask, the towers' own and a causal bridge's: flex skips what "
+        "the mask hides, native takes it as a dense mask; auto: flex on CUDA, native on the CPU, where flex has no "
+        "backward",
     )
     compile: Literal["auto", "on", "off"] = Field(
-        default="auto", description="compile the towers' blocks; auto: with flex, which is slow and large without"
+        default="auto",
+        description="compile the towers' blocks and a causal bridge's; auto: with flex, slow and large without",
     )
     recompute: bool = Field(
         default=False,
@@ -57,16 +60,26 @@ class Execution(Frozen):
         decided = self.on(device)
         choose_kernel(model, AttentionBackendName(decided.attention))
         if decided.compile == "on":
-            model.compile_repeated_blocks()
+            compile_blocks(model)
         if decided.recompute:
             model.enable_gradient_checkpointing()
         return decided
 
 
 def choose_kernel(model: DualForce, kernel: AttentionBackendName) -> None:
-    """Kernel of the attention under a band mask. What has no mask (text, sound, a same-step bridge) stays with torch's
-    own choice; diffusers' `set_attention_backend` would change it too, and the default of the whole process."""
+    """Kernel of the attention under a band mask: the towers' own and a causal bridge's. What has no mask (text, sound,
+    a same-step bridge) stays with torch's own choice; diffusers' `set_attention_backend` would change it too, and the
+    default of the whole process."""
     for module in model.modules():
         processor = getattr(module, "processor", None)
-        if isinstance(processor, StepAttnProcessor):
+        if isinstance(processor, StepAttnProcessor | BandProcessor):
             processor._attention_backend = kernel
+
+
+def compile_blocks(model: DualForce) -> None:
+    """Compile in place what `choose_kernel` may set to flex; a same-step bridge has no mask and stays as it is."""
+    model.compile_repeated_blocks()
+    if model.bridge is not None and model.bridge.causal:
+        for module in model.bridge.modules():
+            if isinstance(module, Exchange):
+                module.compile()

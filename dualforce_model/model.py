@@ -147,15 +147,18 @@ class DualForce(ModelMixin, ConfigMixin, PeftAdapterMixin):
     ) -> Velocities:
         """Velocities of noisy steps, each at its own noise level.
 
-        Without a cache the steps are the whole sequence, the reference (position 0, sigma 0) first. With one they
-        follow the committed steps; `commit=True` (clean steps, sigma 0) adds them. Audio may reach past the last step
-        by the look-ahead. `mask` replaces the model's band of `window_steps` (only without a cache). Text and reference
-        features belong to the whole clip; where `features_mask` is False, or all of them are missing, there are none.
+        Without a cache the steps are the whole sequence, the reference (position 0) first. With one they follow the
+        committed steps; `commit=True` adds them. First positions are checked where they lie on the CPU, noise levels
+        nowhere: the caller gives the reference, and whatever he commits, clean and at sigma 0. Audio may reach past the
+        last step by the look-ahead. `mask` replaces the model's band of `window_steps` (only without a cache). Text and
+        reference features belong to the whole clip; where `features_mask` is False, or all of them are missing, there
+        are none.
         """
         _check_streams(self.settings, video, structure, audio)
         levels = {"sigma_video": sigma_video, "sigma_structure": sigma_structure}
         _check_shapes(video, structure, reference, audio, audio_mask, **levels, positions=positions)
-        _check_memory(video, positions, mask, cache, commit)
+        _check_memory(video, mask, cache, commit)
+        _check_start(positions, cache)
         known = _features(self.settings, features, features_mask)
         steps = mask or (cache.mask(video.shape[1]) if cache is not None else None)
         steps = steps or StepMask.causal(video.shape[1], self.settings.window_steps)
@@ -303,9 +306,7 @@ def _check_shapes(
             )
 
 
-def _check_memory(
-    video: Tensor, positions: Tensor, mask: StepMask | None, cache: StepCache | None, commit: bool
-) -> None:
+def _check_memory(video: Tensor, mask: StepMask | None, cache: StepCache | None, commit: bool) -> None:
     """Refuse masks and caches that are not of these steps."""
     if mask is not None and (len(mask.queries), len(mask.keys)) != (video.shape[1], video.shape[1]):
         raise ValueError(
@@ -320,9 +321,24 @@ def _check_memory(
         raise ValueError("mask and cache together: with a cache the window decides who is seen; leave mask out")
     if cache.batch != video.shape[0]:
         raise ValueError(f"the cache holds {cache.batch} streams, the batch has {video.shape[0]}")
-    # Only an empty cache is asked: looking at positions waits for the device. On shapes alone there are none.
-    if cache.length == 0 and not positions.is_meta and bool((positions[:, 0] != 0).any()):
+
+
+def _check_start(positions: Tensor, cache: StepCache | None) -> None:
+    """Refuse sequences that begin with anything but position 0, and steps that do not follow those of the cache."""
+    length = cache.length if cache is not None else 0
+    # Looking at positions elsewhere waits for the device: only an empty cache, once per stream, is worth it. On shapes
+    # alone there are none.
+    if positions.device.type != "cpu" and (cache is None or length or positions.is_meta):
+        return
+    first = positions[:, 0].tolist()
+    if all(position == length for position in first):
+        return
+    if length:
         raise ValueError(
-            f"the cache is empty and the first positions are {positions[:, 0].tolist()}: what it takes in first stays "
-            "as the reference, so commit position 0 first"
+            f"the cache holds {length} steps and the first positions are {first}: expected {length}, the step after "
+            "the committed ones"
         )
+    raise ValueError(
+        f"{'there is no cache' if cache is None else 'the cache is empty'} and the first positions are {first}: what "
+        f"comes first is the reference, so {'begin with' if cache is None else 'commit'} position 0 first"
+    )

@@ -1,6 +1,7 @@
 """The training objective of one batch of windows: noise in, velocities out, errors per step, one loss."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -69,6 +70,7 @@ def window_errors(
     judges: Judges | None = None,
 ) -> WindowErrors:
     """Errors of a batch; noise, levels, silence and absent features are functions of (seed, key) alone."""
+    batch = _blanked(batch)
     noisy = make_noisy(batch.video, batch.structure, keys, settings.seed, settings.regime, settings.diffusion.schedule)
     audio_mask = heard(batch.audio_mask, keys, settings)
     output = _forward(model, batch, noisy, audio_mask, known(batch, keys, settings), settings)
@@ -95,6 +97,23 @@ def window_errors(
         if judges is None:
             return WindowErrors(video, structure)
         return WindowErrors(video, structure, *_judged(judges, batch, noisy, velocities, audio_mask.all(2)))
+
+
+def _blanked(batch: TalkingHeadBatch) -> TalkingHeadBatch:
+    """The batch with zeros in samples without weight; all others bit for bit as they are.
+
+    Such a sample may hold anything. It is not enough that losses cut its errors off: what a weight has met is
+    multiplied by the gradient, and NaN times 0 is NaN.
+    """
+    streams = {"video": batch.video, "structure": batch.structure, "audio": batch.audio, "reference": batch.reference}
+    optional = {"flame": batch.flame, "features": batch.features}
+    streams |= {name: stream for name, stream in optional.items() if stream is not None}
+    counts = batch.weights > 0
+    blank = {
+        name: torch.where(counts.view(-1, *(1,) * (stream.ndim - 1)), stream, stream.new_zeros(()))
+        for name, stream in streams.items()
+    }
+    return replace(batch, **blank)
 
 
 def estimate_x0(x_sigma: Tensor, velocity: Tensor, sigma: Float[Tensor, "b s"]) -> Tensor:

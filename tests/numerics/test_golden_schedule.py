@@ -29,23 +29,22 @@ def settings(facts: dict[str, Any], **written: Any) -> ScheduleSettings:
     return ScheduleSettings(**(defaults | chosen), num_train_timesteps=1000)
 
 
-def cases(facts: dict[str, Any]) -> list[str]:
-    """Cases whose options we have."""
-    return [
-        name for name in facts["cases"] if not any(odd in name for odd in ("reverse", "inverse", "terminal", "exp"))
-    ]
-
-
-def test_levels_and_timesteps(single: Any) -> None:
-    for name in cases(single.facts):
-        case = single.facts["cases"][name]
-        called = case["set_timesteps"]
-        if f"{name}/sigmas" not in single.numbers:
-            continue
-        column = Column(case["ctor"]["shift"], called.get("denoising_strength", 1.0))
-        schedule = PairSchedule(settings(single.facts, **case["ctor"]), called["num_inference_steps"], column, column)
-        single.close(schedule.sigmas[:, 0], f"{name}/sigmas", 1e-6)
-        single.close(schedule.timesteps[:, 0], f"{name}/timesteps", 1e-3)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"ckpt_{called}" for called in ("infer1", "infer4", "infer10", "infer25", "infer40", "infer50", "train1000")),
+        "infer10_shift1", "infer10_shift3", "infer10_shift5", "infer10_shift5_extra_one_step",
+        "infer10_shift5_strength0.6", "infer50_shift5", "train1000_shift5",
+    ],
+)  # fmt: skip
+def test_levels_and_timesteps(single: Any, name: str) -> None:
+    """All cases that have numbers and whose options we have."""
+    case = single.facts["cases"][name]
+    called = case["set_timesteps"]
+    column = Column(case["ctor"]["shift"], called.get("denoising_strength", 1.0))
+    schedule = PairSchedule(settings(single.facts, **case["ctor"]), called["num_inference_steps"], column, column)
+    single.close(schedule.sigmas[:, 0], f"{name}/sigmas", 1e-6)
+    single.close(schedule.timesteps[:, 0], f"{name}/timesteps", 1e-3)
 
 
 def test_our_levels_are_the_same_formula(single: Any) -> None:

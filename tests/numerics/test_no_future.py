@@ -1,7 +1,7 @@
 """Nothing of step b, in any modality, reaches an output before b: bit for bit, and in the gradient.
 
-For every strategy, scope and direction of the bridge, every look-ahead of the sound, and every number of structure
-tokens; with a prompt and reference features, which belong to the whole clip.
+For every strategy, scope and direction of the bridge, every reach of the sound, every number of structure tokens, and
+both kernels; with a prompt and reference features, which belong to the whole clip.
 """
 
 from collections.abc import Iterator
@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch._functorch.config
+from diffusers.models.attention_dispatch import AttentionBackendName
 
 from dualforce_model.audio import AudioConfig
 from dualforce_model.batch import TalkingHeadBatch
 from dualforce_model.bridge import BridgeConfig
+from dualforce_model.execution import Execution, choose_kernel
 from dualforce_model.model import DualForce, ModelConfig
 from dualforce_model.towers import StructureTowerConfig, VideoTowerConfig
 
@@ -25,17 +28,34 @@ NOISY = ["video", "structure", "sigma_video", "sigma_structure"]
 Inputs = dict[str, torch.Tensor]
 
 
-def make_model(look_ahead: int = 0, window: int = 9, tokens_per_step: int = 4, **bridge: Any) -> DualForce:
+def make_model(
+    look_ahead: int = 0,
+    window: int = 9,
+    tokens_per_step: int = 4,
+    *,
+    past: int = 1,
+    layers: int = LAYERS,
+    head_dim: int = 12,
+    **bridge: Any,
+) -> DualForce:
     """Small model with every gate open."""
     torch.manual_seed(0)
     bridge["layers"] = (0, 2) if bridge.get("strategy") == "custom" else ()
-    sizes: dict[str, Any] = {"heads": 2, "head_dim": 12, "layers": LAYERS, "ffn_dim": 32, "freq_dim": 32, "text_dim": 3}
+    sizes: dict[str, Any] = {
+        "heads": 2,
+        "layers": layers,
+        "ffn_dim": 32,
+        "freq_dim": 32,
+        "text_dim": 3,
+        "head_dim": head_dim,
+    }
+    sound = {"features": 6, "layers": 2, "slot_dim": 8, "context_dim": 16}
     model = DualForce(
         ModelConfig(
             video=VideoTowerConfig(latent_channels=4, feature_dim=7, patch_px=(2, 2), **sizes),
             structure=StructureTowerConfig.model_validate({"entries": 5, "tokens_per_step": tokens_per_step, **sizes}),
             bridge=BridgeConfig.model_validate({"condition_dim": 16, **bridge}),
-            audio=AudioConfig(features=6, layers=2, look_ahead_steps=look_ahead, slot_dim=8, context_dim=16),
+            audio=AudioConfig.model_validate({"look_ahead_steps": look_ahead, "past_steps": past, **sound}),
             window_steps=window,
         )
     )
@@ -68,9 +88,10 @@ def changed_from(inputs: Inputs, step: int, look_ahead: int) -> Inputs:
     draw = torch.Generator().manual_seed(step)
     changed = {name: inputs[name].clone() for name in (*NOISY, "audio")}
     for name in NOISY:
-        changed[name][:, step] += 0.5 * torch.rand(changed[name][:, step].shape, generator=draw)
+        changed[name][:, step] += 0.5 * torch.rand(changed[name][:, step].shape, generator=draw).to(changed[name])
     heard = min(step + look_ahead, STEPS)  # sound reaches this many steps back
-    changed["audio"][:, heard:] += torch.randn(changed["audio"][:, heard:].shape, generator=draw)
+    sound = changed["audio"][:, heard:]
+    sound += torch.randn(sound.shape, generator=draw).to(sound)
     return {**inputs, **changed}
 
 
@@ -110,6 +131,73 @@ def test_no_output_knows_later_inputs(strategy: str, scope: str, direction: str,
     inputs = make_inputs(model)
     assert_bit_equal_before_every_change(model, inputs, look_ahead)
     assert_gradients_end_at_the_present(model, inputs, look_ahead)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(
+    ("strategy", "depth", "bridged"), [("progressive", None, (*range(8), 8)), ("shallow_focus", None, (0, 1, 2))]
+)
+def test_no_output_of_ten_layers_knows_later_inputs(
+    strategy: str, depth: int | None, bridged: tuple[int, ...], scope: str
+) -> None:
+    """With four layers progressive is full, and upstream's formula for shallow_focus leaves a single layer."""
+    model = make_model(layers=10, strategy=strategy, depth=depth, scope=scope)
+    assert model.settings.bridge.bridged(10) == bridged
+    inputs = make_inputs(model)
+    assert_bit_equal_before_every_change(model, inputs, 0)
+    assert_gradients_end_at_the_present(model, inputs, 0)
+
+
+@pytest.mark.parametrize("look_ahead", [0, 1])
+@pytest.mark.parametrize("past", [0, 2])
+def test_no_reach_of_past_sound_knows_later_inputs(past: int, look_ahead: int) -> None:
+    model = make_model(look_ahead, past=past, strategy="full")
+    assert model.listening is not None
+    assert model.listening.encoder.window_steps == past + 1 + look_ahead
+    inputs = make_inputs(model)
+    assert_bit_equal_before_every_change(model, inputs, look_ahead)
+    assert_gradients_end_at_the_present(model, inputs, look_ahead)
+
+
+@pytest.mark.parametrize(("look_ahead", "past"), [(0, 1), (1, 0), (1, 2), (2, 1)])
+def test_no_output_knows_which_later_sound_is_missing(look_ahead: int, past: int) -> None:
+    model = make_model(look_ahead, past=past, strategy="full")
+    inputs = make_inputs(model)
+    valid = torch.rand(inputs["audio"].shape[:3], generator=torch.Generator().manual_seed(2)) < 0.7
+    with torch.no_grad():
+        before = model(**inputs, audio_mask=valid)
+        for step in range(1, STEPS - look_ahead):
+            flipped = valid.clone()
+            flipped[:, step + look_ahead :] ^= True
+            after = model(**inputs, audio_mask=flipped)
+            for old, new in zip(before, after, strict=True):
+                assert torch.equal(old[:, :step], new[:, :step]), f"what is missing at step {step} reaches back"
+                assert not torch.equal(old[:, step], new[:, step])
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")  # the unfused form is what a CPU has
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(("look_ahead", "window"), [(0, 9), (1, 2)])
+def test_no_output_under_flex_knows_later_inputs(look_ahead: int, window: int, scope: str) -> None:
+    """No gradients: on the CPU FlexAttention has no backward."""
+    model = make_model(look_ahead, window, strategy="full", scope=scope)
+    choose_kernel(model, AttentionBackendName.FLEX)
+    assert_bit_equal_before_every_change(model, make_inputs(model), look_ahead)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(("look_ahead", "window"), [(0, 9), (1, 2)])
+def test_no_output_on_cuda_knows_later_inputs(look_ahead: int, window: int, scope: str) -> None:
+    """As it is trained there: FlexAttention, compiled."""
+    device = torch.device("cuda")
+    torch._dynamo.reset()
+    model = make_model(look_ahead, window, head_dim=16, strategy="full", scope=scope).to(device)
+    assert Execution().prepare(model, device).attention == "flex"
+    inputs = {name: value.to(device) for name, value in make_inputs(model).items()}
+    assert_bit_equal_before_every_change(model, inputs, look_ahead)
+    with torch._functorch.config.patch(donated_buffer=False):  # one graph is walked once for every step
+        assert_gradients_end_at_the_present(model, inputs, look_ahead)
 
 
 @pytest.mark.parametrize("scope", SCOPES)

@@ -8,10 +8,10 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 
 from dualforce_model.audio import AudioConfig
 from dualforce_model.batch import TalkingHeadBatch
-from dualforce_model.bridge import BridgeConfig
+from dualforce_model.bridge import BandProcessor, BridgeConfig, Exchange
 from dualforce_model.config import ConfigError
-from dualforce_model.execution import Execution, choose_kernel
-from dualforce_model.layers.attention import StepAttnProcessor
+from dualforce_model.execution import Execution, choose_kernel, compile_blocks
+from dualforce_model.layers.attention import StepAttnProcessor, StepBlock
 from dualforce_model.model import DualForce, ModelConfig, Velocities
 from dualforce_model.towers import StructureTowerConfig, VideoTowerConfig
 
@@ -26,9 +26,13 @@ CONFIG = ModelConfig(
 )
 
 
-def make_model() -> DualForce:
+SCOPES = ["step", "causal"]
+
+
+def make_model(scope: str = "step") -> DualForce:
     torch.manual_seed(0)
-    model = DualForce(CONFIG)
+    bridge = BridgeConfig.model_validate({**CONFIG.bridge.model_dump(), "scope": scope})
+    model = DualForce(CONFIG.model_copy(update={"bridge": bridge}))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -75,19 +79,33 @@ def test_flex_is_never_run_uncompiled() -> None:
         Execution(attention="flex", compile="off")
 
 
-def test_only_attention_under_a_mask_changes_its_kernel() -> None:
-    model = make_model()
+@pytest.mark.parametrize(("scope", "bridge_sites"), [("step", 0), ("causal", 4)])
+def test_all_attention_under_a_mask_and_no_other_changes_its_kernel(scope: str, bridge_sites: int) -> None:
+    model = make_model(scope)
     choose_kernel(model, AttentionBackendName.FLEX)
     processors = [module.processor for module in model.modules() if hasattr(module, "processor")]
-    for processor in processors:
-        chosen = getattr(processor, "_attention_backend", None)
-        assert (chosen == AttentionBackendName.FLEX) == isinstance(processor, StepAttnProcessor)
-    assert sum(isinstance(processor, StepAttnProcessor) for processor in processors) == 4
+    chosen = [type(one) for one in processors if getattr(one, "_attention_backend", None) == AttentionBackendName.FLEX]
+    assert chosen.count(StepAttnProcessor) == 4
+    assert chosen.count(BandProcessor) == bridge_sites
+    assert len(chosen) == 4 + bridge_sites
+    assert len(processors) > len(chosen)
 
 
-def test_recomputing_changes_no_gradient() -> None:
-    plain = gradients(make_model())
-    model = make_model()
+@pytest.mark.parametrize(("scope", "exchanges"), [("step", 0), ("causal", 2)])
+def test_all_that_may_be_under_flex_is_compiled(scope: str, exchanges: int) -> None:
+    """Compiling is lazy: nothing is generated before a first call."""
+    model = make_model(scope)
+    assert Execution(compile="on").prepare(model, CPU).compile == "on"
+    compiled = [type(module) for module in model.modules() if module._compiled_call_impl is not None]
+    assert compiled.count(StepBlock) == 4
+    assert compiled.count(Exchange) == exchanges
+    assert len(compiled) == 4 + exchanges
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_recomputing_changes_no_gradient(scope: str) -> None:
+    plain = gradients(make_model(scope))
+    model = make_model(scope)
     assert Execution(recompute=True).prepare(model, CPU).recompute
     assert model.video.gradient_checkpointing
     for name, grad in gradients(model).items():
@@ -96,13 +114,15 @@ def test_recomputing_changes_no_gradient() -> None:
 
 @pytest.mark.slow  # generates code: half a minute
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
-def test_compiled_flex_computes_the_same_in_one_graph_a_tower() -> None:
+@pytest.mark.parametrize("scope", SCOPES)
+def test_compiled_flex_computes_the_same_without_a_break(scope: str) -> None:
     """On the CPU forwards only; what CUDA compiles is the same graph."""
     torch._dynamo.reset()
-    model = make_model().requires_grad_(False)
+    torch._dynamo.utils.counters.clear()
+    model = make_model(scope).requires_grad_(False)
     wanted = run(model)
     choose_kernel(model, AttentionBackendName.FLEX)
-    model.compile_repeated_blocks()
+    compile_blocks(model)
     found = run(model)
     torch.testing.assert_close(found.video, wanted.video, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.structure, wanted.structure, atol=1e-5, rtol=1e-5)
@@ -110,11 +130,12 @@ def test_compiled_flex_computes_the_same_in_one_graph_a_tower() -> None:
 
 
 @pytest.mark.gpu
-def test_on_cuda_the_default_trains_as_native_does() -> None:
+@pytest.mark.parametrize("scope", SCOPES)
+def test_on_cuda_the_default_trains_as_native_does(scope: str) -> None:
     device = torch.device("cuda")
     torch._dynamo.reset()
-    wanted = gradients(make_model().to(device), device)
-    model = make_model().to(device)
+    wanted = gradients(make_model(scope).to(device), device)
+    model = make_model(scope).to(device)
     assert Execution().prepare(model, device).attention == "flex"
     for name, grad in gradients(model, device).items():
         torch.testing.assert_close(grad, wanted[name], atol=1e-3, rtol=1e-3, msg=name)

@@ -138,6 +138,11 @@ def test_unknown_settings_are_refused() -> None:
         ({"sigma_structure": torch.ones(2, 1)}, r"sigma_structure is of shape \(2, 1\), expected \(2, 3\)"),
         ({"positions": torch.arange(4).expand(2, -1)}, r"positions is of shape \(2, 4\), expected \(2, 3\)"),
         ({"mask": StepMask.causal(4, 3)}, "video has 3 steps, mask 4 queries and 4 keys"),
+        (
+            {"positions": torch.arange(1, 4).expand(2, -1)},
+            r"no cache and the first positions are \[1, 1\].* begin with position 0",
+        ),
+        ({"positions": torch.tensor([[0, 1, 2], [5, 6, 7]])}, r"no cache and the first positions are \[0, 5\]"),
     ],
 )
 def test_streams_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
@@ -169,6 +174,40 @@ def test_an_empty_cache_begins_with_the_reference() -> None:
     with torch.no_grad():
         model(**inputs, cache=cache, commit=True)
         model(**{**inputs, "positions": inputs["positions"] + 3}, cache=cache)
+
+
+@pytest.mark.parametrize("gap", [-3, -1, 1])
+def test_a_cache_goes_on_with_the_step_after_the_committed_ones(gap: int) -> None:
+    model, inputs = tiny(), arguments(TINY)
+    cache = model.new_cache(2)
+    with torch.no_grad():
+        model(**inputs, cache=cache, commit=True)
+        for commit in (False, True):
+            wrong = {**inputs, "positions": inputs["positions"] + 3 + gap}
+            with pytest.raises(
+                ValueError, match=rf"holds 3 steps and the first positions are \[{3 + gap}.*expected 3,"
+            ):
+                model(**wrong, cache=cache, commit=commit)
+        assert cache.length == 3
+        model(**{**inputs, "positions": inputs["positions"] + 3}, cache=cache, commit=True)
+    assert cache.length == 6
+
+
+@pytest.mark.parametrize("scope", ["step", "causal"])
+@pytest.mark.parametrize("name", ["sigma_video", "sigma_structure"])
+def test_the_bridge_is_told_both_noise_levels_step_by_step(name: str, scope: str) -> None:
+    model, inputs = tiny(bridge=TINY.bridge.model_copy(update={"scope": scope})), arguments(TINY, 4)
+    told: list[torch.Tensor] = []
+    model.bridge.condition.register_forward_pre_hook(lambda module, args: told.append(args[0]))
+    noisier = {**inputs, name: inputs[name].clone()}
+    noisier[name][:, 2] = 0.9
+    with torch.no_grad():
+        model(**inputs)
+        model(**noisier)
+    changed = (told[0] != told[1]).split([TINY.video.dim, TINY.structure.dim], dim=-1)  # what each tower says
+    own, other = changed if name == "sigma_video" else changed[::-1]
+    assert not other.any()
+    assert own.any(-1).tolist() == [[False, False, True, False]] * 2
 
 
 def test_half_precision_runs() -> None:
