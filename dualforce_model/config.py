@@ -6,7 +6,7 @@ config = load_config(PipelineConfig, Path("configs/pipeline/demo.yaml"), ["train
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -40,6 +40,18 @@ def digest(*values: Any) -> str:
     """First 32 hex digits of the SHA-256 over the canonical JSON of all values."""
     text = "\n".join(canonical_json(value) for value in values)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def digest_after(*head: Any) -> Callable[..., str]:
+    """`digest` for many values that begin alike: `digest_after(*head)(*tail)` is `digest(*head, *tail)`."""
+    begun = hashlib.sha256("".join(f"{canonical_json(value)}\n" for value in head).encode())
+
+    def rest(*tail: Any) -> str:
+        whole = begun.copy()
+        whole.update("\n".join(canonical_json(value) for value in tail).encode())
+        return whole.hexdigest()[:32]
+
+    return rest
 
 
 def load_config(model: type[ModelT], path: Path, overrides: Sequence[str] = ()) -> ModelT:

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from dualforce_model import clock
@@ -259,8 +259,10 @@ def decode_head(data: bytes, where: str) -> Snapshot:
         if document["checksum"] != digest(document["snapshot"]):
             raise SchemaError(f"{where}: the checksum does not match its content; restore it or build again")
         return Snapshot.model_validate(document["snapshot"])
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
-        raise SchemaError(f"{where}: not a snapshot head of format 1: {error}") from error
+    except SchemaError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # NaN, half a character, a thousand brackets
+        raise SchemaError(f"{where}: not a snapshot head of format 1: {error}; restore it or build again") from error
 
 
 def resolve_snapshot(store: Storage, id_or_tag: str) -> str:

@@ -3,7 +3,7 @@
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.preflight import FlowRun, check_source
+from flows.preflight import FlowRun, check_source, checked
 from tasks.acquiring import AcquireConfig, AcquireWork
 from tasks.artifacts import publish, stage_markdown
 from tasks.place import Place
@@ -29,6 +29,7 @@ class AcquireRun(FlowRun):
 @flow(name="acquire", flow_run_name="acquire {config.place.dataset}")
 def acquire(config: AcquireRun, selection: Selection = NOTHING_AGAIN) -> StageSummary:
     """Download every video of the list that is not there yet, once each, however many clips it holds."""
+    checked(config)
     with spending(config.place.folder, "acquire") as spent:
         summary = run_stage(
             Stage.ACQUIRE,

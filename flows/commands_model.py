@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from flows.commands_mova import mova_options, verify_mova
 from flows.commands_selfcheck import Device, model_options, verify_model
-from flows.terminal import PROBLEMS, Finish, json_option, say
+from flows.terminal import CLIPS_FAILED, PROBLEMS, Finish, json_option, say
 
 
 @click.command()
@@ -66,11 +66,16 @@ def generate(
 )
 @json_option
 def evaluate(folder: Path, out: Path | None, as_json: bool) -> None:
-    """Do the lips of every MP4 in FOLDER follow its own sound? Works on any videos, of this model or another's."""
+    """Do the lips of every MP4 in FOLDER follow its own sound? Works on any videos, of this model or another's.
+
+    Exit code 3 if some could not be judged: the table names them with the reason.
+    """
     from tasks.evaluation import evaluate_folder
 
     report = evaluate_folder(folder, out or folder / "evaluation")
     say(report.model_dump(mode="json"), as_json, report.text())
+    if report.unjudged:
+        raise Finish(CLIPS_FAILED, report.left_out)
 
 
 @click.command()
@@ -147,7 +152,7 @@ def estimate(
     it turns on, a --preset with it. Of MOVA: inference, stage by stage, and a training step.
     """
     if [preset, config, checkpoint].count(None) != 2:
-        raise click.UsageError("give either --preset or --config, or --checkpoint for a MOVA checkpoint")
+        raise click.UsageError("give exactly one of --preset, --config and --checkpoint (a MOVA checkpoint's folder)")
     from flows.estimation import MOVA, of_file, of_preset
 
     if checkpoint is not None or preset == MOVA:
@@ -159,7 +164,7 @@ def estimate(
         raise click.UsageError(f"--batch-size {batch_size} cannot be shared by {gpus} GPUs; take a multiple of {gpus}")
     from dualforce_model.estimate import estimate as estimated
 
-    question = of_file(config, overrides, gpus) if config is not None else of_preset(str(preset))
+    question = of_file(config, overrides, gpus) if config is not None else of_preset(str(preset), MOVA)
     per_gpu = batch_size // gpus if batch_size is not None else None
     given = {"crop_px": crop_px, "num_steps": window_steps, "batch_per_gpu": per_gpu}
     work = question.resized({name: value for name, value in given.items() if value is not None})

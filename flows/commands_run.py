@@ -106,7 +106,7 @@ def run(flow: str, config: Path, as_json: bool, overrides: tuple[str, ...]) -> N
 
     home = home_in(shipped(str(config)), overrides)
     with prefect_for(home, f"dualforce run {flow}") as start:
-        from flows.single import keep, kept_stages
+        from flows.single import is_whole, keep, kept_stages
 
         settings, notes = load_run(flow, config, overrides)
         tell(*notes)
@@ -119,7 +119,8 @@ def run(flow: str, config: Path, as_json: bool, overrides: tuple[str, ...]) -> N
         raise Finish(PROBLEMS, f"{len(result.problems)} problems")
     if result.failed_clips:
         again = f"`dualforce rerun --out {shlex.quote(str(home))}`"
-        if flow in kept_stages(home):
+        stages = kept_stages(home)
+        if flow in stages and not is_whole(stages):
             again = "the same command with a higher stage.attempts"
         raise Finish(CLIPS_FAILED, f"{result.failed_clips} clips failed: `{failures_of(home)}`, then {again}")
 

@@ -34,11 +34,13 @@ def build(out: Path, policy: str | None, tag: str | None, as_json: bool) -> None
 @store_option
 @json_option
 def list_(store: str, as_json: bool) -> None:
-    """All versions, newest first, with their tags and counts."""
+    """All versions, newest first, with their tags and counts. Exit code 6 if a head is damaged."""
     from tasks.snapshotting import listing
 
     found = listing(store)
     say(found.model_dump(mode="json"), as_json, found.text())
+    if found.damaged:
+        raise Finish(PROBLEMS)
 
 
 @snapshots.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from dualforce_model.config import load_config, read_settings, shipped
+from dualforce_model.config import ConfigError, load_config, read_settings, shipped
 from flows.terminal import CLIPS_FAILED, Finish, home_in, json_option, out_option, prefect_for, say, tell
 
 if TYPE_CHECKING:
@@ -113,17 +113,21 @@ def rerun(out: Path, config: Path | None, clips: tuple[str, ...], damaged: bool,
     """Try failed clips again from the stage that failed, then build a new snapshot version.
 
     Clips named with --clip are taken even if they are quarantined as impossible; what they had and lost is made
-    again.
+    again. Where stages were run by themselves, those that the folder keeps are run, in their order.
     """
     home = out if config is None else _asked(out) or home_in(shipped(str(config)), ())
     with prefect_for(home, "dualforce rerun") as start:
         from flows.rerun import RerunRun
         from flows.rerun import rerun as rerun_flow
-        from flows.single import kept_stages, refuse_single, stage_of
+        from flows.single import kept_stages, load_chain
 
-        if config is None or stage_of(read_settings(shipped(str(config)))):
-            refuse_single(home, kept_stages(home))
-        settings = RerunRun(pipeline=_pipeline(out, config), clip_ids=clips, damaged=damaged)
+        stages = kept_stages(home)
+        if stages and config is not None:
+            _refuse_stage_config(config, home)
+        if stages and config is None:
+            settings = RerunRun(pipeline=load_chain(home), clip_ids=clips, damaged=damaged, stages=stages)
+        else:
+            settings = RerunRun(pipeline=_pipeline(out, config), clip_ids=clips, damaged=damaged)
         tell(*settings.check())
         ready = start()
         ready()
@@ -131,6 +135,17 @@ def rerun(out: Path, config: Path | None, clips: tuple[str, ...], damaged: bool,
     say(result.model_dump(mode="json"), as_json, result.text())
     if result.failed_clips:
         raise Finish(CLIPS_FAILED, f"{result.failed_clips} clips failed again: `{failures_of(home)} --traceback`")
+
+
+def _refuse_stage_config(config: Path, home: Path) -> None:
+    from flows.single import stage_of
+
+    stage = stage_of(read_settings(shipped(str(config))))
+    if stage:
+        raise ConfigError(
+            f"{config} is the configuration of a single stage, {stage}, and {home} keeps those that it ran; leave "
+            f"--config out: `dualforce rerun --out {shlex.quote(str(home))}`"
+        )
 
 
 COMMANDS = (plan, status, failures, rerun)

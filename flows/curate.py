@@ -3,7 +3,7 @@
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.preflight import FlowRun, check_begun, check_curate
+from flows.preflight import FlowRun, check_begun, check_curate, checked
 from tasks.artifacts import publish, stage_markdown
 from tasks.curating import CurateWork
 from tasks.curation import CurateConfig
@@ -31,6 +31,7 @@ class CurateRun(FlowRun):
 @flow(name="curate", flow_run_name="curate {config.place.dataset}")
 def curate(config: CurateRun, selection: Selection = NOTHING_AGAIN) -> StageSummary:
     """Cut, crop and score every downloaded span; scores are stored, a policy judges them later."""
+    checked(config)
     with spending(config.place.folder, "curate") as spent:
         summary = run_stage(
             Stage.CURATE,

@@ -41,10 +41,10 @@ class Question(NamedTuple):
         return work
 
 
-def of_preset(name: str) -> Question:
-    """A preset at the size of data it was made for."""
+def of_preset(name: str, *others: str) -> Question:
+    """A preset at the size of data it was made for. `others`: names that the asker takes besides."""
     if name not in PRESETS:
-        raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}, and for estimate {MOVA}")
+        raise ConfigError(f"no preset {name!r}; there are {', '.join((*PRESETS, *others))}")
     return Question(name, PRESETS[name], WORKLOADS.get(name, Workload()), "bf16")
 
 

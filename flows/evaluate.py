@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dualforce_model.config import Frozen
 from dualforce_model.encoders import EncoderChoice, make_encoder
-from flows.preflight import FlowRun, check_files
+from flows.preflight import FlowRun, check_files, checked
 from tasks.artifacts import publish
 from tasks.evaluation import EvaluationReport, LipCase, evaluate_once
 from tasks.place import Place
@@ -57,6 +57,7 @@ def measure(config: EvaluateRun) -> tuple[EvaluationReport, bool]:
 @flow(name="evaluate", flow_run_name="evaluate {config.folder}")
 def evaluate(config: EvaluateRun) -> EvaluateResult:
     """Measure mouth openings from pixels alone and correlate them with the speech envelope."""
+    checked(config)
     with spending(config.place.folder, "evaluate") as spent:
         report, computed = measure(config)
         spent.idle = not computed

@@ -5,7 +5,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from dualforce_model.config import Frozen
-from flows.preflight import FlowRun, check_begun, check_extract, check_policy
+from flows.preflight import FlowRun, check_begun, check_extract, check_policy, checked
 from tasks.artifacts import publish, stage_markdown
 from tasks.extract import ExtractConfig
 from tasks.extracting import ExtractWork
@@ -54,6 +54,7 @@ class ExtractResult(Frozen):
 @flow(name="extract", flow_run_name="extract {config.place.dataset}")
 def extract(config: ExtractRun, selection: Selection = NOTHING_AGAIN) -> ExtractResult:
     """Encode what the keys say is missing or stale, then build a snapshot of all that passes."""
+    checked(config)
     policy = load_policy(config.policy)
     with spending(config.place.folder, "extract") as spent:
         summary = run_stage(

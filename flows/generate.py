@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dualforce_model.config import Frozen
 from dualforce_model.pipeline import load_pipeline_record
-from flows.preflight import FlowRun, check_files
+from flows.preflight import FlowRun, check_files, checked
 from tasks.artifacts import publish
 from tasks.generation import GenerateConfig, Generated, GenerateItem, crop_for
 from tasks.generation import generate as generate_videos
@@ -62,6 +62,7 @@ def sample(config: GenerateRun) -> tuple[Generated, int]:
 @flow(name="generate", flow_run_name="generate {config.folder}")
 def generate(config: GenerateRun) -> GenerateResult:
     """Sample every listed video that is not there yet."""
+    checked(config)
     with spending(config.place.folder, "generate") as spent:
         generated, made = sample(config)
         spent.idle = not made

@@ -7,7 +7,7 @@ from pydantic import Field
 from dualforce_model.config import Frozen
 from flows.extract import ExtractRun
 from flows.pipeline import PipelineRun
-from tasks.accounting import Account, Fate, account, fates
+from tasks.accounting import Account, Fate, account, each_fate
 from tasks.acquiring import AcquireWork
 from tasks.ledger import Ledger
 from tasks.ledger_tables import Holding
@@ -92,12 +92,15 @@ def plan_pipeline(run: PipelineRun) -> PipelinePlan:
     stages: dict[Stage, StagePlan] = {}
     waits_for: dict[Stage, int] = {}
     with Ledger(run.place.ledger_url, missing="empty") as ledger:
-        leaving = AcquireWork(run.acquire, run.place, ledger).leaving()
+        leaving = 0
         for work in run.works(ledger):
+            if isinstance(work, AcquireWork):
+                leaving = work.leaving()
             planned, todo = plan_stage(work, ledger, run.stage)
             stages[work.stage] = StagePlan(**planned.model_dump(), waits_for=dict(waits_for))
             if todo:
                 waits_for[work.stage] = len({target.clip_id for target in todo})
+            del work, todo  # of a large data set, two stages' work at once may not fit into memory
     return PipelinePlan(stages=stages, leaving=leaving)
 
 
@@ -106,7 +109,7 @@ def pipeline_status(run: PipelineRun | ExtractRun) -> StatusReport:
     from tasks.snapshotting import listing
 
     with Ledger(run.place.ledger_url, missing="empty") as ledger:
-        counts = account(fates(ledger, run.place.dataset, load_policy(run.policy), run.extract))
+        counts = account(each_fate(ledger, run.place.dataset, load_policy(run.policy), run.extract))
         holders = tuple(ledger.holders(run.place.dataset))
     checkpoints = sorted(str(path.parent) for path in run.place.folder.glob("training/*/checkpoints/*/state.json"))
     return StatusReport(
@@ -122,7 +125,9 @@ def failed_clips(run: PipelineRun | ExtractRun, *, quarantined: bool) -> Failure
     """Clips that failed, and on request those quarantined."""
     wanted = {"failed", "quarantined"} if quarantined else {"failed"}
     with Ledger(run.place.ledger_url, missing="empty") as ledger:
-        standing = fates(ledger, run.place.dataset, load_policy(run.policy), run.extract)
+        standing = each_fate(ledger, run.place.dataset, load_policy(run.policy), run.extract)
         chosen = tuple(fate for fate in standing if fate.outcome in wanted)
-        rows = [row for stage in Stage for row in ledger.rows(run.place.dataset, stage=stage, state="failed")]
-    return FailureReport(fates=chosen, tracebacks={row.clip_id: row.detail for row in rows})
+        tracebacks = {
+            row.clip_id: row.detail for stage in Stage for row in ledger.stream(run.place.dataset, stage, "failed")
+        }
+    return FailureReport(fates=chosen, tracebacks=tracebacks)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from prefect import flow
@@ -22,6 +23,7 @@ from flows.preflight import (
     check_launch,
     check_policy,
     check_source,
+    checked,
     faceless_features,
 )
 from flows.train import TrainResult, TrainRun, train
@@ -84,7 +86,7 @@ class PipelineRun(FlowRun):
         check_launch(self.launch)
         return check_policy(self.policy, self.curate) + faceless_features(self.curate, self.extract)
 
-    def runs(self) -> dict[str, Frozen]:
+    def runs(self) -> dict[str, FlowRun]:
         """The configuration of each flow of the chain."""
         shared = {"place": self.place, "pool": self.pool, "stage": self.stage}
         return {
@@ -146,15 +148,17 @@ def _read_saved(out: Path) -> PipelineRun:
             f"{error}; the file is damaged or of another version, and starting the run again writes it anew "
             f"(`dualforce demo --out {out}`, or `dualforce run pipeline --config YAML place.home={out}`)"
         ) from error
-    source = run.acquire.source
-    found = {name: (out / path).resolve() for name, path in _source_paths(source).items()}
-    return run.model_copy(
-        update={"acquire": run.acquire.model_copy(update={"source": source.model_copy(update=found)})}
-    )
+    return run.model_copy(update={"acquire": acquire_from(run.acquire, out)})
 
 
-def save_config(run: PipelineRun) -> None:
-    """Keep the resolved configuration in the run's folder, for status, plan, rerun and the UI.
+def acquire_from(config: AcquireConfig, home: Path) -> AcquireConfig:
+    """What a folder keeps of its list, with the source's paths as they are from here."""
+    found = {name: (home / path).resolve() for name, path in _source_paths(config.source).items()}
+    return config.model_copy(update={"source": config.source.model_copy(update=found)})
+
+
+def kept_settings(run: PipelineRun | AcquireRun) -> dict[str, Any]:
+    """A resolved configuration as its folder keeps it.
 
     The folder is looked at from elsewhere and may be moved: the source's paths below it are kept relative to it, all
     others absolute.
@@ -164,7 +168,12 @@ def save_config(run: PipelineRun) -> None:
         there = path.resolve()
         kept = there.relative_to(home) if there.is_relative_to(home) else there
         settings["acquire"]["source"][name] = kept.as_posix()
-    write_text(run.place.folder / SAVED, yaml.safe_dump(settings, sort_keys=False))
+    return settings
+
+
+def save_config(run: PipelineRun) -> None:
+    """Keep the resolved configuration in the run's folder, for status, plan, rerun and the UI."""
+    write_text(run.place.folder / SAVED, yaml.safe_dump(kept_settings(run), sort_keys=False))
 
 
 def _source_paths(source: Frozen) -> dict[str, Path]:
@@ -175,6 +184,7 @@ def _source_paths(source: Frozen) -> dict[str, Path]:
 @flow(name="pipeline", flow_run_name="pipeline {config.place.dataset}")
 def pipeline(config: PipelineRun) -> PipelineResult:
     """acquire -> curate -> extract -> gate -> train. Each part does only what is missing."""
+    checked(config)
     save_config(config)
     runs = config.runs()
     with shared_pool(config.pool):  # closed before training, which wants the machine for itself

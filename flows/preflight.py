@@ -6,6 +6,9 @@ A model says what a configuration looks like; `check` says whether what it names
 from collections.abc import Mapping
 from pathlib import Path
 
+from prefect import get_run_logger
+from prefect.context import FlowRunContext
+
 from dualforce_model.config import ConfigError, Frozen, shipped
 from dualforce_model.encoders import EncoderChoice, make_encoder
 from dualforce_model.train_config import Encoders, TrainSettings
@@ -23,6 +26,17 @@ class FlowRun(Frozen):
     def check(self) -> tuple[str, ...]:
         """What the person who starts the run should know. Raises InputError for what is named and is not there."""
         return ()
+
+
+def checked(config: FlowRun) -> None:
+    """Check what a flow was given before it makes anything: what the UI starts, no command has looked at.
+
+    Notes go to the log of the run, where there is one. Raises InputError as `check` does.
+    """
+    notes = config.check()
+    if FlowRunContext.get() is not None:
+        for note in notes:
+            get_run_logger().warning(note)
 
 
 def check_source(source: Frozen) -> None:

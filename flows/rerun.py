@@ -1,5 +1,8 @@
 """rerun: clips that failed, or lost what they had, run again from the stage that must; then a new snapshot version."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 from prefect import flow
 from pydantic import Field
 
@@ -9,8 +12,8 @@ from flows.acquire import acquire
 from flows.curate import curate
 from flows.extract import extract
 from flows.pipeline import PipelineRun
-from flows.preflight import FlowRun
-from tasks.accounting import fates
+from flows.preflight import FlowRun, checked
+from tasks.accounting import Fate, fates
 from tasks.acquiring import AcquireWork
 from tasks.curating import CurateWork
 from tasks.extracting import ExtractWork
@@ -23,6 +26,8 @@ from tasks.snapshot import list_tags
 from tasks.snapshotting import SnapshotView, difference
 from tasks.stages import Selection, StageSummary
 
+ALL = ("acquire", "curate", "extract")
+
 
 class RerunRun(FlowRun):
     """What to run again."""
@@ -34,12 +39,18 @@ class RerunRun(FlowRun):
     damaged: bool = Field(
         False, description="read every crop and feature, and make again those that are gone or damaged"
     )
+    stages: tuple[Literal["acquire", "curate", "extract"], ...] = Field(
+        (), max_length=3, description="of a folder where stages ran by themselves: those it keeps; empty: a pipeline's"
+    )
 
     def check(self) -> tuple[str, ...]:
         place = self.pipeline.place
         if place.ledger is None and not (place.folder / "ledger.db").is_file():
             raise ConfigError(f"{place.folder} is not the folder of a run (it has no ledger.db): nothing failed there")
-        return self.pipeline.check()
+        if not self.stages:
+            return self.pipeline.check()
+        runs = self.pipeline.runs()
+        return tuple(note for stage in self.stages for note in runs[stage].check())
 
 
 class RerunResult(Frozen):
@@ -77,22 +88,31 @@ class RerunResult(Frozen):
 @flow(name="rerun", flow_run_name="rerun {config.pipeline.place.dataset}")
 def rerun(config: RerunRun) -> RerunResult:
     """Try clips again, forgiving what they were charged with; whatever else is due runs along."""
+    checked(config)
     run = config.pipeline
     with Ledger(run.place.ledger_url, missing="empty") as ledger:
         tried, lost, again = choose(config, ledger)
     if not tried:
         return RerunResult(tried=())
     before = list_tags(Storage(run.place.store_url)).get(run.snapshot.tag)
-    runs = run.runs()
+    runs, stages = run.runs(), config.stages or ALL
+    summaries, view = list[StageSummary](), None
     with shared_pool(run.pool):
-        acquired = acquire(runs["acquire"], again[Stage.ACQUIRE])
-        curated = curate(runs["curate"], again[Stage.CURATE])
-        extracted = extract(runs["extract"], again[Stage.EXTRACT])
-    view = extracted.snapshot
+        if "acquire" in stages:
+            summaries.append(acquire(runs["acquire"], again[Stage.ACQUIRE]))
+        if "curate" in stages:
+            summaries.append(curate(runs["curate"], again[Stage.CURATE]))
+        if "extract" in stages:
+            extracted = extract(runs["extract"], again[Stage.EXTRACT])
+            summaries.append(extracted.summary)
+            view = extracted.snapshot
+    result = RerunResult(tried=tried, lost=lost, summaries=tuple(summaries))
+    return result if view is None else _with_version(result, run, before, view)
+
+
+def _with_version(result: RerunResult, run: PipelineRun, before: str | None, view: SnapshotView) -> RerunResult:
     diff = difference(run.place.store_url, before, view.snapshot.id).text() if before else "the first snapshot"
-    summaries = (acquired, curated, extracted.summary)
-    is_new = view.snapshot.id != before
-    return RerunResult(tried=tried, lost=lost, summaries=summaries, snapshot=view, diff=diff, new_version=is_new)
+    return result.model_copy(update={"snapshot": view, "diff": diff, "new_version": view.snapshot.id != before})
 
 
 def choose(config: RerunRun, ledger: Ledger) -> tuple[tuple[str, ...], tuple[str, ...], dict[Stage, Selection]]:
@@ -103,8 +123,10 @@ def choose(config: RerunRun, ledger: Ledger) -> tuple[tuple[str, ...], tuple[str
     unknown = [clip_id for clip_id in config.clip_ids if clip_id not in known]
     if unknown:
         raise ConfigError(f"no clip {unknown[0]!r} in the list of {dataset}; `dualforce failures` lists ids")
-    failed = tuple(fate.clip_id for fate in fates(ledger, dataset, policy, run.extract) if fate.outcome == "failed")
-    named = config.clip_ids or failed
+    failed = [fate for fate in fates(ledger, dataset, policy, run.extract) if fate.outcome == "failed"]
+    if not config.clip_ids:
+        _refuse_unkept(config, failed)
+    named = config.clip_ids or tuple(fate.clip_id for fate in failed)
     acquiring, curating = AcquireWork(run.acquire, run.place, ledger), CurateWork(run.curate, run.place, ledger)
     extracting = ExtractWork(run.extract, policy, run.place, ledger)
     found = find_lost(curating, extracting, ledger) if config.damaged else Lost()
@@ -114,3 +136,14 @@ def choose(config: RerunRun, ledger: Ledger) -> tuple[tuple[str, ...], tuple[str
         return (), (), {}
     again = selections(acquiring, curating, ledger, run.stage, with_pieces(ledger, dataset, named), found)
     return tried, lost, again
+
+
+def _refuse_unkept(config: RerunRun, failed: Sequence[Fate]) -> None:
+    """Raises ConfigError for a clip that failed in a stage whose settings nobody has."""
+    missing = [fate for fate in failed if str(fate.stage) not in (config.stages or ALL)]
+    if missing:
+        fate, home = missing[0], config.pipeline.place.home
+        raise ConfigError(
+            f"{len(missing)} clips ({fate.clip_id} first) failed in {fate.stage}, of which {home} keeps no settings; "
+            f"run `dualforce run {fate.stage} --config FILE place.home={home}`, or name other clips with --clip"
+        )

@@ -10,7 +10,7 @@ from dualforce_model.config import Frozen
 from dualforce_model.schema import load_snapshot
 from dualforce_model.storage import Storage
 from dualforce_model.train_config import TrainSettings
-from flows.preflight import FlowRun, check_encoders, check_launch
+from flows.preflight import FlowRun, check_encoders, check_launch, checked
 from tasks.artifacts import publish
 from tasks.place import Place
 from tasks.progress import LineProgress
@@ -58,6 +58,7 @@ def launch(folder: Path, run: TrainRun, snapshot_id: str) -> Path:
 @flow(name="train", flow_run_name="train on {config.snapshot}")
 def train(config: TrainRun) -> TrainResult:
     """Train until the configured step, or go on from the newest valid checkpoint of the same request."""
+    checked(config)
     snapshot_id = load_snapshot(Storage(config.place.store_url), config.snapshot).id
     folder = run_folder(config.place.folder / "training", snapshot_id, config.train)
     with spending(config.place.folder, "train") as spent:

@@ -6,7 +6,7 @@ from typing import Literal
 from prefect import flow
 from pydantic import Field, model_validator
 
-from flows.preflight import FlowRun
+from flows.preflight import FlowRun, checked
 from tasks.artifacts import publish
 from tasks.checks import Check, CheckReport, machine_checks
 from tasks.place import Place
@@ -41,6 +41,7 @@ class VerifyRun(FlowRun):
 @flow(name="verify")
 def verify(config: VerifyRun) -> CheckReport:
     """Run the checks and keep their table in the UI."""
+    checked(config)
     if config.checkpoint is not None:
         report, text = _mova(config.checkpoint)
     else:

@@ -1,13 +1,13 @@
 """Where every listed clip stands, derived from the ledger and a policy; the numbers add up or the record refuses."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from dualforce_model.config import Frozen
-from tasks.extract import ExtractConfig, feature_key, make_extractors
+from tasks.extract import ExtractConfig, FeatureKeys
 from tasks.ledger import Ledger, Row
 from tasks.policy import Policy, judge
 from tasks.records import FailureClass, Quarantined, Reason, Score, Stage, Temporary
@@ -46,12 +46,15 @@ class Account(Frozen):
         return self
 
 
+def verdicts(ledger: Ledger, dataset: str, policy: Policy) -> Iterator[tuple[Row, Verdict]]:
+    """The policy's verdict on every crop, from the scores stored with it, one at a time."""
+    for row in ledger.stream(dataset, Stage.CURATE, "done"):
+        yield row, judge(policy, row.clip_id, scores_of(row))
+
+
 def crop_verdicts(ledger: Ledger, dataset: str, policy: Policy) -> dict[str, tuple[Row, Verdict]]:
-    """The policy's verdict on every crop, from the scores stored with it."""
-    return {
-        row.clip_id: (row, judge(policy, row.clip_id, scores_of(row)))
-        for row in ledger.rows(dataset, stage=Stage.CURATE, state="done")
-    }
+    """The same of all crops at once, by clip."""
+    return {row.clip_id: (row, verdict) for row, verdict in verdicts(ledger, dataset, policy)}
 
 
 def scores_of(row: Row) -> dict[str, Score]:
@@ -61,62 +64,106 @@ def scores_of(row: Row) -> dict[str, Score]:
 
 def current_features(ledger: Ledger, dataset: str, config: ExtractConfig) -> dict[str, list[Row]]:
     """Extract rows made from today's crops by today's extractors, by clip; older ones say nothing any more."""
-    crops = {row.clip_id: row for row in ledger.rows(dataset, stage=Stage.CURATE, state="done")}
-    extractors = {str(modality): extractor for modality, extractor in make_extractors(config).items()}
+    crops = {row.clip_id: str(row.value["digest"]) for row in ledger.stream(dataset, Stage.CURATE, "done")}
     current: dict[str, list[Row]] = {}
-    for row in ledger.rows(dataset, stage=Stage.EXTRACT):
-        crop, extractor = crops.get(row.clip_id), extractors.get(row.feature)
-        if crop is not None and extractor is not None and row.key == feature_key(extractor, str(crop.value["digest"])):
-            current.setdefault(row.clip_id, []).append(row)
+    for row in _current(ledger.rows(dataset, stage=Stage.EXTRACT), crops, config):
+        current.setdefault(row.clip_id, []).append(row)
     return current
+
+
+def _current(rows: Iterable[Row], crops: Mapping[str, str], config: ExtractConfig) -> Iterator[Row]:
+    """Those of the rows that were made from these crops (clip -> digest)."""
+    keys = FeatureKeys(config)
+    for row in rows:
+        if row.clip_id in crops and keys.of(row.feature, crops[row.clip_id]) == row.key:
+            yield row
 
 
 def fates(ledger: Ledger, dataset: str, policy: Policy, config: ExtractConfig) -> list[Fate]:
     """The fate of every clip, in the order of the list."""
-    clips = list(ledger.clips(dataset))
-    acquired = {row.clip_id: row for row in ledger.rows(dataset, stage=Stage.ACQUIRE)}
-    curated = {row.clip_id: row for row in ledger.rows(dataset, stage=Stage.CURATE)}
-    verdicts = crop_verdicts(ledger, dataset, policy)
-    extracted = current_features(ledger, dataset, config)
-    complete = len(config.modalities)
+    return list(each_fate(ledger, dataset, policy, config))
+
+
+def each_fate(ledger: Ledger, dataset: str, policy: Policy, config: ExtractConfig) -> Iterator[Fate]:
+    """The same one at a time. Of what passed a stage little is held: there may be half a million clips."""
+    listed: list[str] = []
     children: dict[str, list[str]] = {}
-    for clip in clips:
-        if clip.parent_id is not None:
+    for clip in ledger.clips(dataset):
+        if clip.parent_id is None:
+            listed.append(clip.clip_id)
+        else:
             children.setdefault(clip.parent_id, []).append(clip.clip_id)
-    result: list[Fate] = []
-    for listed in (clip for clip in clips if clip.parent_id is None):
-        download = acquired.get(listed.clip_id)
-        if download is None or download.state != "done":
-            result.append(_stored(listed.clip_id, Stage.ACQUIRE, download))
-            continue
-        for clip_id in children.get(listed.clip_id, [listed.clip_id]):
-            features = extracted.get(clip_id, [])
-            result.append(_fate(clip_id, curated.get(clip_id), verdicts.get(clip_id), features, complete))
-    return result
+    downloads = {
+        row.clip_id: None if row.state == "done" else _stored(row.clip_id, Stage.ACQUIRE, row)
+        for row in ledger.stream(dataset, Stage.ACQUIRE, values=False)
+    }
+    crops = _Crops(ledger, dataset, policy)
+    features = _Features(ledger, dataset, config, crops)
+    for listed_id in listed:
+        if listed_id not in downloads:
+            yield _stored(listed_id, Stage.ACQUIRE, None)
+        elif (ended := downloads[listed_id]) is not None:
+            yield ended
+        else:
+            for clip_id in children.get(listed_id, [listed_id]):
+                yield crops.ended.get(clip_id) or features.fate(clip_id)
 
 
-def _fate(
-    clip_id: str, crop: Row | None, verdict: tuple[Row, Verdict] | None, features: list[Row], complete: int
-) -> Fate:
-    """Fate of a clip whose video is there."""
-    if crop is None or verdict is None:
-        return _stored(clip_id, Stage.CURATE, crop)
-    thumbnail = crop.value.get("thumbnail")
-    judged = verdict[1]
-    if isinstance(judged, Quarantined):
-        return Fate(
-            clip_id=clip_id,
-            stage=judged.stage,
-            outcome="quarantined",
-            reason=judged.reason,
-            measured=judged.measured,
-            threshold=judged.threshold,
-            thumbnail=thumbnail,
-        )
-    broken = next((row for row in features if row.state != "done"), None)
-    if broken is not None or len(features) < complete:
-        return _stored(clip_id, Stage.EXTRACT, broken).model_copy(update={"thumbnail": thumbnail})
-    return Fate(clip_id=clip_id, stage=Stage.EXTRACT, outcome="passed", thumbnail=thumbnail)
+class _Crops:
+    """How the crops of a data set stand: the fates of those that end there, and what features need of the others."""
+
+    def __init__(self, ledger: Ledger, dataset: str, policy: Policy) -> None:
+        self.passing: dict[str, tuple[str, str | None]] = {}  # clip -> digest and thumbnail of its crop
+        self.ended = {
+            row.clip_id: _stored(row.clip_id, Stage.CURATE, row)
+            for state in ("impossible", "failed")
+            for row in ledger.stream(dataset, Stage.CURATE, state)
+        }
+        for row, verdict in verdicts(ledger, dataset, policy):
+            thumbnail = row.value.get("thumbnail")
+            if isinstance(verdict, Quarantined):
+                self.ended[row.clip_id] = _dropped(verdict, thumbnail)
+            else:
+                self.passing[row.clip_id] = (str(row.value["digest"]), thumbnail)
+
+
+class _Features:
+    """How the features of the crops that pass stand."""
+
+    def __init__(self, ledger: Ledger, dataset: str, config: ExtractConfig, crops: _Crops) -> None:
+        self.crops = crops
+        self.complete = len(config.modalities)
+        self.done: Counter[str] = Counter()  # features there are, by clip
+        self.broken: dict[str, tuple[str, Fate]] = {}  # clip -> the first feature that is not done, and its fate
+        digests = {clip_id: crop_digest for clip_id, (crop_digest, _) in crops.passing.items()}
+        for row in _current(ledger.stream(dataset, Stage.EXTRACT, values=False), digests, config):
+            if row.state == "done":
+                self.done[row.clip_id] += 1
+            elif row.clip_id not in self.broken or row.feature < self.broken[row.clip_id][0]:
+                self.broken[row.clip_id] = (row.feature, _stored(row.clip_id, Stage.EXTRACT, row))
+
+    def fate(self, clip_id: str) -> Fate:
+        """Fate of a clip whose video is there and whose crop passes, or is not there yet."""
+        if clip_id not in self.crops.passing:
+            return _stored(clip_id, Stage.CURATE, None)
+        _, thumbnail = self.crops.passing[clip_id]
+        if clip_id in self.broken:
+            return self.broken[clip_id][1].model_copy(update={"thumbnail": thumbnail})
+        outcome: Outcome = "passed" if self.done[clip_id] >= self.complete else "waiting"
+        return Fate(clip_id=clip_id, stage=Stage.EXTRACT, outcome=outcome, thumbnail=thumbnail)
+
+
+def _dropped(verdict: Quarantined, thumbnail: str | None) -> Fate:
+    """Fate of a crop that the policy leaves out."""
+    return Fate(
+        clip_id=verdict.clip_id,
+        stage=verdict.stage,
+        outcome="quarantined",
+        reason=verdict.reason,
+        measured=verdict.measured,
+        threshold=verdict.threshold,
+        thumbnail=thumbnail,
+    )
 
 
 def _stored(clip_id: str, stage: Stage, row: Row | None) -> Fate:
@@ -130,17 +177,18 @@ def _stored(clip_id: str, stage: Stage, row: Row | None) -> Fate:
     return Fate(clip_id=clip_id, stage=stage, outcome="failed", reason=row.failure, measured=said)
 
 
-def account(all_fates: list[Fate]) -> Account:
+def account(all_fates: Iterable[Fate]) -> Account:
     """Counts of fates."""
+    outcomes: Counter[Outcome] = Counter()
+    reasons: dict[Outcome, Counter[str]] = {"quarantined": Counter(), "failed": Counter()}
+    for fate in all_fates:
+        outcomes[fate.outcome] += 1
+        if fate.outcome in reasons:
+            reasons[fate.outcome][str(fate.reason)] += 1
     return Account(
-        listed=len(all_fates),
-        passed=sum(fate.outcome == "passed" for fate in all_fates),
-        quarantined=_by_reason(all_fates, "quarantined"),
-        failed=_by_reason(all_fates, "failed"),
-        waiting=sum(fate.outcome == "waiting" for fate in all_fates),
+        listed=outcomes.total(),
+        passed=outcomes["passed"],
+        quarantined=dict(sorted(reasons["quarantined"].items())),
+        failed=dict(sorted(reasons["failed"].items())),
+        waiting=outcomes["waiting"],
     )
-
-
-def _by_reason(all_fates: list[Fate], outcome: Outcome) -> dict[str, int]:
-    counts: Mapping[str, int] = Counter(str(fate.reason) for fate in all_fates if fate.outcome == outcome)
-    return dict(sorted(counts.items()))

@@ -35,14 +35,17 @@ class AcquireWork(Work):
         self.config = config
         self.listing: Listing = make_source(config.source).listing()
         self.clips: dict[str, Clip] = {clip.clip_id: clip for clip in self.listing.clips}
-        self.keys = {clip.video_id: acquire_key(clip) for clip in self.listing.clips}
+        self.keys: dict[str, str] = {}  # video id -> key
+        for clip in self.listing.clips:
+            if clip.video_id not in self.keys:  # lists cut many clips from one video
+                self.keys[clip.video_id] = acquire_key(clip)
 
     def enlist(self, lease: Lease) -> Relisting:
         return self.ledger.relist(lease, self.config.source.name, self.listing.clips)
 
     def leaving(self) -> int:
         """How many clips of the ledger the list no longer has."""
-        of_source = [clip for clip in self.ledger.clips(self.place.dataset) if clip.source == self.config.source.name]
+        of_source = (clip for clip in self.ledger.clips(self.place.dataset) if clip.source == self.config.source.name)
         return sum(clip.parent_id is None and clip.clip_id not in self.clips for clip in of_source)
 
     @property

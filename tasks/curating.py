@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from tasks.acquiring import stamp_of_download, video_path
-from tasks.curation import CurateConfig, CurateJob, crop_key
+from tasks.curation import CurateConfig, CurateJob, crop_keys
 from tasks.leases import Lease
 from tasks.ledger import Ledger, Relisting, Row
 from tasks.place import Place
@@ -46,8 +46,9 @@ class CurateWork(Work):
         return WorkerSpec(target="tasks.curation:Curator", kwargs=kwargs)
 
     def targets(self) -> list[Target]:
+        key = crop_keys(self.config)
         return [
-            Target(clip_id, crop_key(self.config, str(self.downloads[clip_id].value["digest"]), clip.span))
+            Target(clip_id, key(str(self.downloads[clip_id].value["digest"]), clip.span))
             for clip_id, clip in self.clips.items()
         ]
 
@@ -75,7 +76,10 @@ class CurateWork(Work):
 
 def training_clips(ledger: Ledger, dataset: str, max_clip_s: float) -> tuple[dict[str, Clip], dict[str, Row]]:
     """Training clips of every downloaded listed span, and the download each is cut from."""
-    downloads = {row.clip_id: row for row in ledger.rows(dataset, stage=Stage.ACQUIRE, state="done")}
+    downloads: dict[str, Row] = {}
+    of_video: dict[str, Row] = {}  # lists cut many clips from one video: what is known of it is held once
+    for row in ledger.stream(dataset, Stage.ACQUIRE, "done"):
+        downloads[row.clip_id] = of_video.setdefault(str(row.value["digest"]), row)
     clips: dict[str, Clip] = {}
     sources: dict[str, Row] = {}
     for listed in ledger.clips(dataset):

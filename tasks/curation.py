@@ -8,6 +8,7 @@ What cannot be a clip at all is Impossible with its reason. What a policy may no
 same: policies change, and then nothing has to be decoded again.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from jaxtyping import UInt8
 from pydantic import AfterValidator, Field
 
 from dualforce_model import clock, faults, media, storage
-from dualforce_model.config import Frozen, digest
+from dualforce_model.config import Frozen, digest_after
 from dualforce_model.errors import InputError
 from dualforce_model.media import MediaError, MediaLimits
 from tasks import faces, quality
@@ -95,11 +96,16 @@ def crop_key(config: CurateConfig, source_digest: str, span: Span) -> str:
 
     Where the detector's weights lie is left out; what is in them is in its fingerprint.
     """
+    return crop_keys(config)(source_digest, span)
+
+
+def crop_keys(config: CurateConfig) -> Callable[[str, Span], str]:
+    """`crop_key` of one config for many clips: the detector's weights are read once."""
     if config.mode == "general":
-        return digest("crop", VERSION, config.model_dump(mode="json", exclude=set(FACE_SETTINGS)), source_digest, span)
+        return digest_after("crop", VERSION, config.model_dump(mode="json", exclude=set(FACE_SETTINGS)))
     detector = make_detector(config.detector).fingerprint()
     settings = config.model_dump(mode="json", exclude={"detector": {"weights"}})
-    return digest("crop", VERSION, detector, settings, source_digest, span)
+    return digest_after("crop", VERSION, detector, settings)
 
 
 def unmeasured(config: CurateConfig | None) -> dict[str, str]:

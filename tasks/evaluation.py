@@ -37,6 +37,7 @@ CSV_HEAD = (
 )
 EVALUATION_VERSION = 1  # of the measures: what was judged by an older one is judged again
 SHORTEST_FRAMES = clock.num_frames(3)  # of a correlation that says anything
+SHOWN_REASONS = 20  # where nothing can be judged
 COMPARISON_PX = 288  # small crops are enlarged to about this height where truth and generated stand side by side
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 Correlation = Annotated[float, Field(ge=-1.0, le=1.0)]
@@ -116,17 +117,42 @@ class VideoLips(Frozen):
     r: Correlation
 
 
+class UnjudgedVideo(Frozen):
+    """A video that could not be read or measured."""
+
+    name: str
+    reason: str
+
+
 class FolderReport(Frozen):
     """A folder of videos, each judged against its own sound: how outputs of other systems enter the table."""
 
     metric: str = "lip_correlation"
-    r: Correlation = Field(description="mean over videos")
+    r: Correlation = Field(description="mean over the videos that were judged")
     videos: tuple[VideoLips, ...] = Field(min_length=1)
+    unjudged: tuple[UnjudgedVideo, ...] = Field((), description="videos that could not be, and why; in no mean")
 
     def text(self) -> str:
         """For a terminal."""
         rows: list[tuple[object, ...]] = [(video.name, video.num_frames, f"{video.r:.3f}") for video in self.videos]
-        return table(("video", "frames", "r"), [*rows, ("mean", "", f"{self.r:.3f}")])
+        lines = [table(("video", "frames", "r"), [*rows, ("mean", "", f"{self.r:.3f}")])]
+        if self.unjudged:
+            reasons = [(each.name, each.reason) for each in self.unjudged]
+            lines += [f"\n{self.left_out}:", table(("video", "why"), reasons)]
+        return "\n".join(lines)
+
+    @property
+    def left_out(self) -> str:
+        """How many videos are in no mean, in words."""
+        return f"{len(self.unjudged)} of {len(self.videos) + len(self.unjudged)} videos could not be judged"
+
+
+class OwnLips(NamedTuple):
+    """A video judged by its own sound, with its curves."""
+
+    row: VideoLips
+    envelope: Float32[np.ndarray, " T"]
+    opening: Float32[np.ndarray, " T"]
 
 
 class _Judged(NamedTuple):
@@ -179,22 +205,61 @@ def evaluate_once(
 
 
 def evaluate_folder(folder: Path, out: Path) -> FolderReport:
-    """Judge every video of a folder against its own sound; writes lips.csv and report.json into `out`."""
+    """Judge every video of a folder against its own sound; writes lips.csv and report.json into `out`.
+
+    A video that cannot be judged is in the report with the reason. Raises EvaluationError where none can be.
+    """
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     if not paths:
         raise EvaluationError(f"{folder}: no videos ({', '.join(VIDEO_SUFFIXES)}) in this folder")
     videos: list[VideoLips] = []
+    unjudged: list[UnjudgedVideo] = []
     lines: list[list[object]] = []
     for path in paths:
-        frames = _frames(path.name, path)
-        envelope = speech_envelope(_sound(path.name, path), len(frames))
-        opening = mouth_opening(frames)
-        videos.append(VideoLips(name=path.name, num_frames=len(frames), r=lip_correlation(opening, envelope)))
-        lines += [[path.name, t, f"{envelope[t]:.6f}", f"{opening[t]:.6f}"] for t in range(len(frames))]
-    report = FolderReport(r=float(np.mean([video.r for video in videos])), videos=tuple(videos))
+        found = judge_or_say_why(path, _judge_own)
+        if isinstance(found, UnjudgedVideo):
+            unjudged.append(found)
+            continue
+        videos.append(found.row)
+        curves = zip(found.envelope, found.opening, strict=True)
+        lines += [[found.row.name, t, f"{loud:.6f}", f"{open_:.6f}"] for t, (loud, open_) in enumerate(curves)]
+    _refuse_none(videos, unjudged, folder)
+    r = float(np.mean([video.r for video in videos]))
+    report = FolderReport(r=r, videos=tuple(videos), unjudged=tuple(unjudged))
     storage.write_text(out / "lips.csv", _table_text(CSV_HEAD[:4], lines))
     storage.write_json(out / "report.json", report.model_dump(mode="json"))
     return report
+
+
+def judge_or_say_why(path: Path, judge: Callable[[Path], OwnLips]) -> OwnLips | UnjudgedVideo:
+    """What `judge` says of a video, or why it cannot. What is wrong with this machine, not with the file, is raised."""
+    try:
+        return judge(path)
+    except InputError as error:
+        return UnjudgedVideo(name=_text(path.name), reason=_text(str(error).removeprefix(f"{path.name}: ")))
+    except (PermissionError, FileNotFoundError) as error:
+        return UnjudgedVideo(name=_text(path.name), reason=error.strerror or str(error))
+
+
+def _judge_own(path: Path) -> OwnLips:
+    frames = _frames(path.name, path)
+    envelope = speech_envelope(_sound(path.name, path), len(frames))
+    opening = mouth_opening(frames)
+    row = VideoLips(name=_text(path.name), num_frames=len(frames), r=lip_correlation(opening, envelope))
+    return OwnLips(row, envelope, opening)
+
+
+def _text(name: str) -> str:
+    """A name of a file as text, also where its bytes are none."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _refuse_none(videos: Sequence[VideoLips], unjudged: Sequence[UnjudgedVideo], folder: Path) -> None:
+    if videos:
+        return
+    more = f"; and {len(unjudged) - SHOWN_REASONS} more" if len(unjudged) > SHOWN_REASONS else ""
+    reasons = "; ".join(f"{video.name}: {video.reason}" for video in unjudged[:SHOWN_REASONS])
+    raise EvaluationError(f"{folder}: none of {len(unjudged)} videos can be judged: {reasons}{more}")
 
 
 def _judge(case: LipCase, codec: VideoCodec, comparison: Path) -> _Judged:

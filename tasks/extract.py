@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from dualforce_model import clock, media, storage
-from dualforce_model.config import Frozen, digest
+from dualforce_model.config import Frozen, digest, digest_after
 from dualforce_model.encoders import Modality
 from dualforce_model.schema import Feature, SchemaError, check_feature
 from tasks.extractors import EXTRACTORS, AudioConfig, CropMedia, Extractor, StructureConfig, VideoLatentsConfig
@@ -80,6 +80,23 @@ def wanted_features(config: ExtractConfig, crop_digest: str) -> dict[Modality, t
         modality: (feature_key(extractor, crop_digest), extractor.fingerprint())
         for modality, extractor in extractors.items()
     }
+
+
+class FeatureKeys:
+    """`feature_key` of a config's features for many crops: what does not depend on the crop is computed once."""
+
+    def __init__(self, config: ExtractConfig) -> None:
+        fingerprints = {modality: each.fingerprint() for modality, each in make_extractors(config).items()}
+        self._keys = {modality: digest_after("feature", fingerprint) for modality, fingerprint in fingerprints.items()}
+
+    def __call__(self, crop_digest: str) -> dict[Modality, str]:
+        """The key of every feature that a crop should have."""
+        return {modality: key(crop_digest, []) for modality, key in self._keys.items()}
+
+    def of(self, modality: str, crop_digest: str) -> str | None:
+        """The key of one of them; none for a feature that is not made."""
+        key = self._keys.get(modality)  # type: ignore[call-overload]  # a row's feature may be of another config
+        return None if key is None else key(crop_digest, [])
 
 
 def load_part(path: Path) -> Feature:

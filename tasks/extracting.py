@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dualforce_model.schema import FeatureRef
 from dualforce_model.shards import is_sound, pack_shard
 from dualforce_model.storage import Storage
-from tasks.accounting import crop_verdicts
-from tasks.extract import ExtractConfig, ExtractJob, load_part, wanted_features
+from tasks.accounting import verdicts
+from tasks.extract import ExtractConfig, ExtractJob, FeatureKeys, load_part, wanted_features
 from tasks.leases import Lease
 from tasks.ledger import Ledger, Relisting, Row
 from tasks.place import Place
@@ -22,6 +23,15 @@ SEAL_AFTER_S = 120.0
 FRAME_BYTES = 512 * 512 * 3  # of a decoded crop at full size, for the bound on memory
 
 
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """What extract needs to know of a crop, without its scores: those of a whole data set are gigabytes."""
+
+    path: str
+    digest: str
+    num_frames: int
+
+
 class ExtractWork(Work):
     """Targets are features of clips; a job makes all that one clip lacks from a single decode."""
 
@@ -31,9 +41,10 @@ class ExtractWork(Work):
         super().__init__(place, ledger)
         self.config = config
         self.store = Storage(place.store_url)
-        verdicts = crop_verdicts(ledger, place.dataset, policy)
         self.crops = {
-            clip_id: row for clip_id, (row, verdict) in verdicts.items() if not isinstance(verdict, Quarantined)
+            row.clip_id: Crop(str(row.value["path"]), str(row.value["digest"]), int(row.value["num_frames"]))
+            for row, verdict in verdicts(ledger, place.dataset, policy)
+            if not isinstance(verdict, Quarantined)
         }
         self.waiting: dict[str, list[tuple[Target, dict[str, Any]]]] = {}  # modality -> parts no shard holds yet
         self.waiting_bytes = 0
@@ -49,19 +60,21 @@ class ExtractWork(Work):
         return WorkerSpec(target="tasks.extract:ExtractWorker", kwargs=kwargs)
 
     def targets(self) -> list[Target]:
+        keys = FeatureKeys(self.config)
         return [
             Target(clip_id, key, modality)
-            for clip_id, row in self.crops.items()
-            for modality, (key, _) in wanted_features(self.config, str(row.value["digest"])).items()
+            for clip_id, crop in self.crops.items()
+            for modality, key in keys(crop.digest).items()
         ]
 
     def enlist(self, lease: Lease) -> Relisting:
         """Remove parts that a shard holds: a run was killed after the ledger knew and before it could."""
-        rows = self.ledger.rows(self.place.dataset, stage=self.stage, state="done", unlisted=True)
-        packed = {str(row.value["part"]) for row in rows}
-        for path in self.place.parts_root.glob("*/*.safetensors"):
-            if path.relative_to(self.place.parts_root).as_posix() in packed:
-                path.unlink(missing_ok=True)
+        root = self.place.parts_root
+        left = {path.relative_to(root).as_posix(): path for path in root.glob("*/*.safetensors")}
+        if left:  # hardly ever, and all rows of a large data set are gigabytes
+            for row in self.ledger.rows(self.place.dataset, stage=self.stage, state="done", unlisted=True):
+                if (path := left.get(str(row.value["part"]))) is not None:
+                    path.unlink(missing_ok=True)
         return Relisting()
 
     def intact(self, row: Row) -> bool:
@@ -73,14 +86,14 @@ class ExtractWork(Work):
             by_clip.setdefault(target.clip_id, []).append(target)
         for clip_id, served in by_clip.items():
             self.serving[clip_id] = tuple(served)
-            crop = self.crops[clip_id].value
+            crop = self.crops[clip_id]
             payload = ExtractJob(
                 job_id=clip_id,
-                crop_path=str(crop["path"]),
-                crop_digest=str(crop["digest"]),
+                crop_path=crop.path,
+                crop_digest=crop.digest,
                 wanted={target.feature: target.key for target in served},
             )
-            num_bytes = int(crop["num_frames"]) * FRAME_BYTES
+            num_bytes = crop.num_frames * FRAME_BYTES
             yield Job(job_id=clip_id, payload=payload.model_dump(mode="json"), num_bytes=num_bytes)
 
     def results(self, attempt: Attempt) -> list[tuple[Target, Outcome]]:

@@ -41,6 +41,7 @@ from tasks.ledger_tables import (
     states,
     upgrade,
 )
+from tasks.planning import Standing
 from tasks.records import Clip, Stage
 
 __all__ = ["FencedOut", "Holding", "Lease", "LeaseHeld", "Ledger", "LedgerError", "Relisting", "Row"]
@@ -152,17 +153,25 @@ class Ledger:
 
         With `unlisted`, also those of clips that left the list.
         """
-        query = sa.select(states).where(states.c.dataset == dataset)
-        if not unlisted:
-            same = (clips.c.dataset == states.c.dataset) & (clips.c.clip_id == states.c.clip_id)
-            query = query.join(clips, same).where(clips.c.listed)
-        if stage is not None:
-            query = query.where(states.c.stage == stage.value)
-        if state is not None:
-            query = query.where(states.c.state == state)
-        query = query.order_by(states.c.stage, states.c.clip_id, states.c.feature).execution_options(yield_per=CHUNK)
+        query = self._states(list(states.columns), dataset, stage, state, unlisted)
+        query = query.order_by(states.c.stage, states.c.clip_id, states.c.feature)
+        return [row_of(columns) for columns in self._each(query)]
+
+    def stream(self, dataset: str, stage: Stage, state: State | None = None, *, values: bool = True) -> Iterator[Row]:
+        """Rows of a stage in no order, one at a time: a large data set's do not fit into memory together.
+
+        Without `values`, which are most of a row, these are empty. A read transaction is open until the last row.
+        """
+        columns = [sa.literal("{}").label("value") if c.name == "value" and not values else c for c in states.columns]
+        return (row_of(found) for found in self._each(self._states(columns, dataset, stage, state, False)))
+
+    def standings(self, dataset: str, stage: Stage) -> Iterator[Standing]:
+        """What a plan asks of a stage's rows, in no order, one at a time."""
+        columns = [states.c.clip_id, states.c.feature, states.c.key, states.c.state, states.c.attempts]
+        query = self._states(columns, dataset, stage, None, False).execution_options(yield_per=CHUNK)
         with self._reading() as connection:
-            return [row_of(columns) for columns in connection.execute(query).mappings()]
+            for clip_id, feature, key, state, attempts in connection.execute(query):
+                yield Standing(clip_id, sys.intern(feature), key, sys.intern(state), attempts)  # type: ignore[arg-type]
 
     def record(self, lease: Lease, rows: Iterable[Row]) -> None:
         """Store rows of the lease's stage in one transaction: all or none.
@@ -218,6 +227,21 @@ class Ledger:
         """Who works on the data set right now, by stage."""
         with self._reading() as connection:
             return leases.holdings(connection, dataset)
+
+    def _states(
+        self, columns: list[Any], dataset: str, stage: Stage | None, state: State | None, unlisted: bool
+    ) -> sa.Select[Any]:
+        query = sa.select(*columns).where(states.c.dataset == dataset)
+        if not unlisted:
+            same = (clips.c.dataset == states.c.dataset) & (clips.c.clip_id == states.c.clip_id)
+            query = query.join(clips, same).where(clips.c.listed)
+        if stage is not None:
+            query = query.where(states.c.stage == stage.value)
+        return query if state is None else query.where(states.c.state == state)
+
+    def _each(self, query: sa.Select[Any]) -> Iterator[sa.RowMapping]:
+        with self._reading() as connection:
+            yield from connection.execute(query.execution_options(yield_per=CHUNK)).mappings()
 
     def _add(self, connection: sa.Connection, dataset: str, found: Iterable[Clip]) -> int:
         number = sa.select(sa.func.count()).select_from(clips).where(clips.c.dataset == dataset)

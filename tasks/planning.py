@@ -5,9 +5,10 @@ setting changes the key and the fact is looked at anew; with the same key it sta
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from dualforce_model.config import Frozen
-from tasks.ledger_tables import Row
+from tasks.ledger_tables import Row, State
 
 _WHY = {
     "new": "never tried",
@@ -20,6 +21,17 @@ _WHY = {
 }
 _TODO = ("new", "changed", "retryable", "lost")
 _EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a plan asks of a row: small, for a plan holds those of the whole data set."""
+
+    clip_id: str
+    feature: str
+    key: str
+    state: State
+    attempts: int
 
 
 class Plan(Frozen):
@@ -37,6 +49,11 @@ class Plan(Frozen):
     def todo(self) -> tuple[str, ...]:
         """What a run would compute: new, changed, retryable, then lost."""
         return self.new + self.changed + self.retryable + self.lost
+
+    @property
+    def total(self) -> int:
+        """How many ids were sorted."""
+        return sum(len(getattr(self, group)) for group in _WHY)
 
     def markdown(self) -> str:
         """Table of the groups: how many, why, and the first few ids."""
@@ -58,7 +75,7 @@ class Plan(Frozen):
 
 def plan(
     wanted: Mapping[str, str],
-    rows: Mapping[str, Row],
+    rows: Mapping[str, Row | Standing],
     *,
     attempts: int = 3,
     rerun: bool = False,
@@ -76,7 +93,7 @@ def plan(
     return Plan(**{group: tuple(ids) for group, ids in groups.items()})
 
 
-def _group(key: str, row: Row | None, attempts: int, rerun: bool) -> str:
+def _group(key: str, row: Row | Standing | None, attempts: int, rerun: bool) -> str:
     if row is None:
         return "new"
     if row.key != key:

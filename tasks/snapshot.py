@@ -331,12 +331,16 @@ def _write(store: Storage, snapshot: Snapshot, manifest: bytes) -> None:
 def list_snapshots(store: Storage) -> tuple[SnapshotEntry, ...]:
     """All snapshots, oldest first, with their tags. Raises SchemaError for a damaged head: nothing is skipped."""
     tags = list_tags(store)
-    ids = [key.split("/")[1] for key in store.list("snapshots") if key.endswith("/head.json")]
     entries = [
         SnapshotEntry(load_snapshot(store, name), tuple(tag for tag, target in tags.items() if target == name))
-        for name in ids
+        for name in list_ids(store)
     ]
     return tuple(sorted(entries, key=lambda entry: (entry.snapshot.created_at, entry.snapshot.id)))
+
+
+def list_ids(store: Storage) -> tuple[str, ...]:
+    """Names of the folders that hold a head, whatever is in it."""
+    return tuple(key.split("/")[1] for key in store.list("snapshots") if key.endswith("/head.json"))
 
 
 def list_tags(store: Storage) -> dict[str, str]:

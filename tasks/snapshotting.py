@@ -1,12 +1,13 @@
 """Snapshots as people and flows ask for them: built from the ledger, listed, shown, compared, verified, cleaned up."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from pydantic import Field
 
 from dualforce_model.config import Frozen
-from dualforce_model.schema import FeatureRef, Snapshot, load_snapshot
+from dualforce_model.schema import SNAPSHOT_ID, FeatureRef, SchemaError, Snapshot, head_key, load_snapshot
 from dualforce_model.shards import DamagedShardError
 from dualforce_model.storage import CutShortError, MissingKeyError, Storage
 from tasks.accounting import account, crop_verdicts, current_features, fates, scores_of
@@ -21,7 +22,8 @@ from tasks.snapshot import (
     SplitConfig,
     build_snapshot,
     diff_snapshots,
-    list_snapshots,
+    list_ids,
+    list_tags,
     tag_snapshot,
 )
 from tasks.tables import table
@@ -67,14 +69,29 @@ class SnapshotView(Frozen):
         return "\n".join([*head, f"parent {found.parent or 'none'}", table(("what", "count"), rows), *shapes])
 
 
+class DamagedSnapshot(Frozen):
+    """A version whose head cannot be read: what it holds is not known."""
+
+    id: str = Field(description="as its folder is named")
+    tags: tuple[str, ...] = ()
+    reason: str
+
+    def line(self) -> str:
+        """One line."""
+        tags = f" ({', '.join(self.tags)})" if self.tags else ""
+        return f"{self.id}{tags}  damaged: {' '.join(self.reason.split())}"
+
+
 class SnapshotList(Frozen):
-    """All versions of a store, newest first."""
+    """All versions of a store, newest first, and those that are damaged."""
 
     snapshots: tuple[SnapshotView, ...]
+    damaged: tuple[DamagedSnapshot, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """One line each."""
-        return (view.line() for view in self.snapshots)
+        """One line each, the damaged ones last."""
+        yield from (view.line() for view in self.snapshots)
+        yield from (version.line() for version in self.damaged)
 
     def text(self) -> str:
         """For people."""
@@ -182,18 +199,39 @@ def _candidates(ledger: Ledger, dataset: str, extract: ExtractConfig) -> Iterato
 
 
 def listing(store: str, *, required: bool = True) -> SnapshotList:
-    """All versions of a store; one that must be there, unless a run that may not have made it yet is asking."""
+    """All versions of a store; one that must be there, unless a run that may not have made it yet is asking.
+
+    A damaged head hides no other version: it is listed with the reason.
+    """
     held = Storage(store)
-    entries = reversed(list_snapshots(held.require() if required else held))
-    return SnapshotList(snapshots=tuple(SnapshotView(snapshot=entry.snapshot, tags=entry.tags) for entry in entries))
+    tags = list_tags(held.require() if required else held)
+    views, damaged = list[SnapshotView](), list[DamagedSnapshot]()
+    for name in list_ids(held):
+        named = _names(tags, name)
+        try:
+            views.append(SnapshotView(snapshot=_of_folder(held, name), tags=named))
+        except SchemaError as error:
+            damaged.append(DamagedSnapshot(id=name, tags=named, reason=str(error)))
+    views.sort(key=lambda view: (view.snapshot.created_at, view.snapshot.id), reverse=True)
+    return SnapshotList(snapshots=tuple(views), damaged=tuple(damaged))
+
+
+def _of_folder(store: Storage, name: str) -> Snapshot:
+    """Head in a folder. Raises SchemaError also for a folder whose name is not an id: it could be taken for a tag."""
+    if not re.fullmatch(SNAPSHOT_ID, name):
+        raise SchemaError(f"{store.url(head_key(name))}: expected a folder named by an id of 16 hex digits; remove it")
+    return load_snapshot(store, name)
+
+
+def _names(tags: dict[str, str], snapshot_id: str) -> tuple[str, ...]:
+    return tuple(tag for tag, target in tags.items() if target == snapshot_id)
 
 
 def shown(store: str, name: str) -> SnapshotView:
     """One version with its tags."""
     held = Storage(store).require()
     snapshot = load_snapshot(held, name)
-    tags = next(entry.tags for entry in list_snapshots(held) if entry.snapshot.id == snapshot.id)
-    return SnapshotView(snapshot=snapshot, tags=tags)
+    return SnapshotView(snapshot=snapshot, tags=_names(list_tags(held), snapshot.id))
 
 
 def difference(store: str, old: str, new: str) -> Difference:

@@ -17,7 +17,7 @@ from dualforce_model.config import Frozen
 from dualforce_model.errors import InfrastructureError
 from tasks.ledger import Lease, Ledger, Relisting, Row
 from tasks.place import Place
-from tasks.planning import Plan, plan
+from tasks.planning import Plan, Standing, plan
 from tasks.pool import Pool, PoolConfig
 from tasks.progress import Progress
 from tasks.records import Attempt, Done, Failed, FailureClass, Quarantined, Reason, Stage, StageResult
@@ -220,7 +220,7 @@ def clips(number: int) -> str:
     return f"{number} clip{'' if number == 1 else 's'}"
 
 
-def target_id(row: Row) -> str:
+def target_id(row: Row | Standing) -> str:
     """Id of the target that a row is about."""
     return Target(row.clip_id, row.key, row.feature).id
 
@@ -272,11 +272,18 @@ def plan_stage(
 ) -> tuple[Plan, list[Target]]:
     """What a run would do and why, and the targets it would make."""
     targets = {target.id: target for target in work.targets()}
-    rows = {target_id(row): row for row in ledger.rows(work.place.dataset, stage=work.stage)}
+    rows = {target_id(row): row for row in ledger.standings(work.place.dataset, work.stage)}
     forgiven = {name: target.key for name, target in targets.items() if selection.covers(target.clip_id)}
     others = {name: target.key for name, target in targets.items() if name not in forgiven}
     plain = plan(others, rows, attempts=config.attempts)
-    lost = [name for name, key in forgiven.items() if is_lost(work, key, rows.get(name))]
+    whole: dict[str, Row] = {}
+    if forgiven:
+        whole = {
+            target_id(row): row
+            for row in ledger.stream(work.place.dataset, work.stage)
+            if selection.covers(row.clip_id)
+        }
+    lost = [name for name, key in forgiven.items() if is_lost(work, key, whole.get(name))]
     again = plan(forgiven, rows, attempts=config.attempts, rerun=True, lost=lost)
     planned = Plan(**{group: getattr(plain, group) + getattr(again, group) for group in Plan.model_fields})
     return planned, [targets[name] for name in planned.todo]
@@ -363,7 +370,7 @@ def summarise(
         done=sum(row.state == "done" for row in outcomes.values()),
         impossible=dict(sorted(impossible.items())),
         failed=dict(sorted(failed.items())),
-        listed=len(work.targets()),
+        listed=planned.total,
         num_bytes=work.num_bytes([row for row in outcomes.values() if row.state == "done"]),
         seconds=round(seconds, 2),
         num_problems=len(work.problems()),

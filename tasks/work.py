@@ -15,7 +15,7 @@ from tasks.pool import Job, WorkerSpec
 from tasks.records import Attempt, Reason, Stage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Target:
     """One thing a stage should hold: a feature ("" outside extract) of a clip, made from what the key says."""
 

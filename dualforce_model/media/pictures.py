@@ -19,6 +19,8 @@ from dualforce_model.media.container import DEFAULT_LIMITS, MediaError, MediaLim
 
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 PIXEL_ASPECTS = (0.25, 4.0)  # declared shapes of a pixel that are believed
+MAX_RATE = 1000  # pictures per second of video: more are no video but work without end for whoever decodes them
+RATE_SLACK = 1000  # pictures beyond that, for time stamps that stand still a while
 
 
 class Probe(Frozen):
@@ -43,17 +45,13 @@ class _Picture:
     end: Fraction
     frame: Any  # av.VideoFrame
     aspect: float
+    matrix: np.ndarray | None  # the display matrix, int32 [3, 3]
 
     def pixels(self) -> np.ndarray:
         """uint8 [H, W, 3] RGB, square pixels, turned and mirrored as the display matrix says."""
-        width, height = self.frame.width, self.frame.height
-        if self.aspect > 1:
-            width = round(width * self.aspect)
-        else:
-            height = round(height / self.aspect)
+        width, height = _square_pixels(self.frame.width, self.frame.height, self.aspect)
         rgb: np.ndarray = self.frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
-        matrix = self.frame.side_data.get(SideDataType.DISPLAYMATRIX)
-        return rgb if matrix is None else _turned(rgb, np.frombuffer(bytes(matrix), np.int32).reshape(3, 3))
+        return rgb if self.matrix is None else _turned(rgb, self.matrix)
 
 
 def probe(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> Probe:
@@ -104,6 +102,8 @@ def read_frames(
             if count >= wanted:
                 return
             shown = picture
+        if shown is None and start == 0:
+            raise MediaError("undecodable", f"{path.name}: not one picture decodes")
         announced = files.announced_s(container, stream)
         end = Fraction(0) if shown is None else shown.end
         end = min(end, _exact(announced)) if shown is not None and shown.begin < announced else end
@@ -125,11 +125,17 @@ def read_image(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
             files.refuse_large(path, image.width, image.height, limits)
             pixels: np.ndarray = np.array(ImageOps.exif_transpose(image).convert("RGB"))
             return pixels
+    except MediaError:
+        raise
     except UnidentifiedImageError as error:
         raise MediaError("not_media", f"{path.name}: no picture ({', '.join(PICTURE_FORMATS)} are read)") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise MediaError("over_limit", f"{path.name}: {error}") from error
-    except (OSError, SyntaxError) as error:  # what Pillow raises for broken data; a system's own error has an errno
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:  # what Pillow raises for broken data; a system's own error has an errno
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise MediaError("undecodable", f"{path.name}: the picture is broken: {error}") from error
@@ -142,6 +148,8 @@ def _video_stream(container: Any, path: Path, limits: MediaLimits) -> Any:
     files.refuse_large(path, stream.width, stream.height, limits)
     files.refuse_long(path, files.announced_s(container, stream), limits)
     stream.codec_context.thread_count = 1  # parallelism is across clips: one core each
+    # A container may say less than its packets: the decoder refuses by itself, before it takes the memory.
+    stream.codec_context.options = {"max_pixels": str(limits.max_side_px**2)}
     return stream
 
 
@@ -154,23 +162,35 @@ def _pictures(
     aspect = float(stream.sample_aspect_ratio or 1)
     aspect = aspect if PIXEL_ASPECTS[0] <= aspect <= PIXEL_ASPECTS[1] else 1.0
     sought = start > 0 and _seek(container, stream, origin + start)
-    last = None
+    first = last = None
+    matrices: dict[int, np.ndarray | None] = {}
     for index, frame in enumerate(frame for frames in files.packets(container, stream, path) for frame in frames):
         if index >= limits.max_frames:
             raise MediaError("over_limit", f"{path.name}: more than {limits.max_frames} pictures")
-        files.refuse_large(path, frame.width, frame.height, limits)
+        files.refuse_large(path, *_square_pixels(frame.width, frame.height, aspect), limits)
         begin = (last or 0) + step if frame.pts is None else frame.pts * stream.time_base - origin
         if sought and last is None and begin > start:  # a poor index: the seek went too far
             container.seek(0, backward=True)
             yield from _pictures(container, stream, path, limits)
             return
+        first = begin if first is None else first
+        if index > RATE_SLACK + MAX_RATE * max(begin - first, 0):
+            raise MediaError("over_limit", f"{path.name}: more than {MAX_RATE} pictures per second")
         if last is not None and begin <= last:
             continue
         files.refuse_long(path, float(begin), limits)
         step = step if last is None else begin - last
         last = begin
+        if frame.rotation not in matrices:  # a frame asked for its side data is in a cycle, and stays until it is found
+            matrices[frame.rotation] = _display_matrix(frame)
+        matrix = matrices[frame.rotation]
         # Declared rates and durations may be nonsense (1000 fps): a picture lasts no shorter than the one before.
-        yield _Picture(begin, begin + max(step, (frame.duration or 0) * stream.time_base), frame, aspect)
+        yield _Picture(begin, begin + max(step, (frame.duration or 0) * stream.time_base), frame, aspect, matrix)
+
+
+def _square_pixels(width: int, height: int, aspect: float) -> tuple[int, int]:
+    """Size of a picture whose pixels are this much wider than high, once they are square."""
+    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
 
 
 def _seek(container: Any, stream: Any, instant: Fraction) -> bool:
@@ -179,6 +199,11 @@ def _seek(container: Any, stream: Any, instant: Fraction) -> bool:
     except FFmpegError:
         return False  # no index: decoding from the beginning finds the span as well
     return True
+
+
+def _display_matrix(frame: Any) -> np.ndarray | None:
+    found = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    return None if found is None else np.frombuffer(bytes(found), np.int32).reshape(3, 3)
 
 
 def _turned(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -9,9 +9,11 @@ from av.audio.resampler import AudioResampler
 from av.error import FFmpegError
 
 from dualforce_model.media import container as files
-from dualforce_model.media.container import DEFAULT_LIMITS
+from dualforce_model.media.container import DEFAULT_LIMITS, MediaError
 
 MARGIN_S = 0.25  # a decoder needs a few packets after a seek before it is exact
+MAX_OVERLAP = 4.0  # sound that time stamps lay over other sound, in lengths of the time they span
+OVERLAP_SLACK_S = 600.0  # and beyond that: stamps that stand still would make sound without end of a small file
 GAP_S = 0.04  # sound whose time stamps jump by a frame or more is placed anew
 
 
@@ -57,11 +59,17 @@ def _runs(
     """Stretches of gapless sound: begin in the container's seconds, float32 samples at the wanted rate."""
     stream.codec_context.thread_count = 1
     _seek(container, stream, span_s[0] - MARGIN_S)
-    run = None
+    run, first_s, heard_s = None, None, 0.0
     for frame in (frame for frames in files.packets(container, stream, path) for frame in frames):
         begin_s = run.end_s if run is not None else span_s[0]
         if frame.pts is not None:
             begin_s = float(frame.pts * stream.time_base)
+        first_s = begin_s if first_s is None else first_s
+        heard_s += frame.samples / frame.sample_rate
+        if heard_s > OVERLAP_SLACK_S + MAX_OVERLAP * max(begin_s - first_s, 0.0):
+            raise MediaError(
+                "over_limit", f"{path.name}: {heard_s:.0f} s of sound in {begin_s - first_s:.0f} s of time"
+            )
         if begin_s >= span_s[1] + MARGIN_S:
             break
         if run is not None and (run.form != _form(frame) or abs(begin_s - run.end_s) >= GAP_S):

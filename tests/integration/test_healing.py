@@ -150,7 +150,9 @@ def test_a_lost_crop_fails_with_its_remedy_and_a_rerun_heals_it(home: Path) -> N
     crop.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # the same size
     extractor = settings(home).extract.model_dump(mode="json")
     extractor["structure"]["encoder"]["config"] = {"num_eye": 2}
-    config = validate(PipelineRun, {**settings(home).model_dump(mode="json"), "extract": extractor}, "test")
+    changed = settings(home).model_dump(mode="json") | {"extract": extractor}
+    changed["train"]["encoders"]["structure"]["config"] = {"num_eye": 2}  # what training names is what extract uses
+    config = validate(PipelineRun, changed, "test")
     runs: dict[str, Any] = config.runs()
     failed = extract(runs["extract"])
     assert (failed.summary.failed, failed.failed_clips) == ({"disk": 1}, 1)

@@ -122,7 +122,7 @@ def test_an_empty_folder_is_not_taken_for_a_run(tmp_path: Path) -> None:
 def test_json_is_json(tmp_path: Path) -> None:
     result = run("snapshots", "list", "--json", "--store", str(tmp_path), folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout) == {"snapshots": []}
+    assert json.loads(result.stdout) == {"damaged": [], "snapshots": []}
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -12,7 +12,7 @@ from flows.acquire import AcquireRun
 from flows.cli import _failure, _register, cli
 from flows.curate import CurateRun
 from flows.pipeline import PipelineRun, save_config
-from flows.single import keep, kept_stages, load_kept
+from flows.single import keep, kept_stages, load_chain, load_kept
 from flows.terminal import USAGE
 from tasks.ledger import Ledger
 from tasks.ledger_tables import Row
@@ -105,15 +105,60 @@ def test_single_stages_are_looked_at_by_their_folder(tmp_path: Path) -> None:
     assert json.loads(call("status", "--out", moved, "--json").stdout)["clips"]["failed"] == {"network": 1}
 
 
-@pytest.mark.parametrize("command", ["plan", "rerun"])
-def test_single_stages_cannot_be_rerun_and_that_says_what_can(tmp_path: Path, command: str) -> None:
+def test_single_stages_have_no_plan_and_that_says_what_can_be_done(tmp_path: Path) -> None:
     home = one_failed(tmp_path / "run")
     keep("acquire", validate(AcquireRun, acquire_settings(tmp_path), "test"), home)
-    said = refusal(call(command, "--out", home))
-    assert f"`dualforce run acquire --config FILE place.home={home}`, with stage.attempts above" in said
+    said = refusal(call("plan", "--out", home))
+    assert f"To try failed clips again: `dualforce rerun --out {home}`." in said
     assert f"`dualforce run pipeline --config FILE place.home={home}` first" in said
-    if command == "rerun":
-        assert refusal(call(command, "--out", home, "--config", configs(tmp_path)["acquire"])) == said
+
+
+@pytest.mark.parametrize("command", ["plan", "rerun"])
+def test_a_chain_without_its_beginning_cannot_be_rerun(tmp_path: Path, command: str) -> None:
+    home = one_failed(tmp_path / "run")
+    keep("curate", validate(CurateRun, {"place": PLACE}, "test"), home)
+    said = refusal(call(command, "--out", home))
+    assert f"`dualforce run curate --config FILE place.home={home}`, with stage.attempts above" in said
+
+
+def test_the_yaml_of_a_single_stage_is_not_taken_for_what_the_folder_keeps(tmp_path: Path) -> None:
+    home = one_failed(tmp_path / "run")
+    keep("acquire", validate(AcquireRun, acquire_settings(tmp_path), "test"), home)
+    said = refusal(call("rerun", "--out", home, "--config", configs(tmp_path)["curate"]))
+    assert f"of a single stage, curate, and {home} keeps those that it ran" in said
+    assert f"leave --config out: `dualforce rerun --out {home}`" in said
+
+
+def test_kept_stages_are_parts_of_one_pipeline(tmp_path: Path) -> None:
+    home = tmp_path / "run"
+    videos = home / "videos"
+    videos.mkdir(parents=True)
+    settings = {"place": PLACE | {"home": str(home)}, "pool": {"workers": 3}}
+    source = {"name": "folder", "folder": str(videos)}
+    keep("acquire", validate(AcquireRun, settings | {"acquire": {"source": source}}, "test"), home)
+    curate = settings | {"pool": {"workers": 2}, "curate": {"crop_px": 96}}
+    keep("curate", validate(CurateRun, curate, "test"), home)
+    moved = home.rename(tmp_path / "moved")
+    run = load_chain(moved)
+    assert run.place.home == str(moved)
+    assert run.acquire.source.model_dump()["folder"] == moved / "videos"
+    assert (run.curate.crop_px, run.pool.workers) == (96, 2)
+
+
+def test_stages_of_two_data_sets_are_not_one_chain(tmp_path: Path) -> None:
+    home = one_failed(tmp_path / "run")
+    keep("acquire", validate(AcquireRun, acquire_settings(tmp_path), "test"), home)
+    keep("curate", validate(CurateRun, {"place": PLACE | {"dataset": "other"}}, "test"), home)
+    said = refusal(call("rerun", "--out", home))
+    assert "acquire ran on mine in ledger.db, curate ran on other in ledger.db" in said
+
+
+def test_a_list_that_a_kept_stage_names_and_that_is_gone_is_said_before_the_rerun(tmp_path: Path) -> None:
+    home = one_failed(tmp_path / "run")
+    keep("acquire", validate(AcquireRun, acquire_settings(tmp_path), "test"), home)
+    (tmp_path / "videos").rmdir()
+    assert "acquire.source.folder: " in refusal(call("rerun", "--out", home))
+    assert sorted(path.name for path in home.iterdir()) == ["last_acquire.yaml", "ledger.db"]
 
 
 def test_a_pipeline_in_the_folder_goes_first(tmp_path: Path) -> None:

@@ -81,9 +81,9 @@ def test_configurations_that_ship_are_understood() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "give either"),
-        (["--preset", "tiny", "--config", "x.yaml"], "give either"),
-        (["--config", "x.yaml", "--checkpoint", "."], "give either"),
+        ([], "give exactly one of"),
+        (["--preset", "tiny", "--config", "x.yaml"], "give exactly one of"),
+        (["--config", "x.yaml", "--checkpoint", "."], "give exactly one of"),
         (["--preset", "tiny", "train.steps=3"], "overridden in a --config"),
         (["--preset", "tiny", "--gpus", "3", "--batch-size", "4"], "take a multiple of 3"),
     ],
@@ -99,8 +99,10 @@ def test_sizes_that_do_not_divide_are_refused() -> None:
         tiny.resized({"crop_px": 104})
     with pytest.raises(ConfigError, match="crop_px"):
         tiny.resized({"crop_px": 7})
-    with pytest.raises(ConfigError, match="there are tiny, small, base, and for estimate mova-360p"):
+    with pytest.raises(ConfigError, match=r"there are tiny, small, base$"):
         of_preset("huge")
+    with pytest.raises(ConfigError, match=r"there are tiny, small, base, mova-360p$"):
+        estimate.main(["--preset", "huge"], standalone_mode=False)
 
 
 def test_a_batch_that_gpus_cannot_share_is_refused(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """Reports about lips: rows, means, files, and what cannot be judged."""
 
 import csv
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -16,10 +20,13 @@ from tasks.evaluation import (
     CSV_HEAD,
     EvaluationError,
     EvaluationReport,
+    FolderReport,
     LipCase,
+    UnjudgedVideo,
     evaluate_folder,
     evaluate_lips,
     evaluate_once,
+    judge_or_say_why,
 )
 
 FRAMES = 33
@@ -141,6 +148,76 @@ def test_a_folder_of_videos_is_judged_by_its_own_sound(cases: tuple[LipCase, ...
     assert min(video.r for video in judged.videos) > 0.7
     assert "mean" in judged.text()
     assert (tmp_path / "out/lips.csv").read_text().startswith("clip,frame,envelope,opening_generated\n")
+
+
+def with_unreadable(cases: tuple[LipCase, ...], folder: Path) -> Path:
+    """A folder with one video that can be judged and, before and after it, some that cannot."""
+    folder.mkdir()
+    shutil.copy(cases[0].generated, folder / "good.mp4")
+    (folder / "a-text.mp4").write_text("no video\n")
+    (folder / "empty.mp4").touch()
+    (folder / "cut.mp4").write_bytes(Path(cases[0].generated).read_bytes()[:2000])
+    media.write_video(folder / "mute.mp4", _talking(_gaps(0)), None)
+    media.write_video(folder / "short.mp4", _talking(_gaps(0)[:5]), _speech(_gaps(0)[:5]))
+    return folder
+
+
+def test_videos_that_cannot_be_judged_keep_no_other_from_it(cases: tuple[LipCase, ...], tmp_path: Path) -> None:
+    judged = evaluate_folder(with_unreadable(cases, tmp_path / "videos"), tmp_path / "out")
+    assert [video.name for video in judged.videos] == ["good.mp4"]
+    assert judged.r == judged.videos[0].r
+    reasons = {video.name: video.reason for video in judged.unjudged}
+    assert list(reasons) == ["a-text.mp4", "cut.mp4", "empty.mp4", "mute.mp4", "short.mp4"]
+    assert "not a video" in reasons["a-text.mp4"]
+    assert "has no sound" in reasons["mute.mp4"]
+    assert "has 5 frames" in reasons["short.mp4"]
+    assert "5 of 6 videos could not be judged" in judged.text()
+    assert all(f"{name}  " in judged.text() and reason in judged.text() for name, reason in reasons.items())
+    assert FolderReport.model_validate_json((tmp_path / "out/report.json").read_text()) == judged
+    with (tmp_path / "out/lips.csv").open(newline="") as file:
+        assert {row["clip"] for row in csv.DictReader(file)} == {"good.mp4"}
+
+
+def test_a_video_that_may_not_be_read_or_is_gone_by_then_is_one_of_them(tmp_path: Path) -> None:
+    (tmp_path / "gone.mp4").touch()
+    (tmp_path / "locked.mp4").touch()
+
+    def sealed(path: Path) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    def vanished(path: Path) -> NoReturn:
+        raise FileNotFoundError(errno.ENOENT, "no such media file", str(path))
+
+    for name, judge in (("locked.mp4", sealed), ("gone.mp4", vanished)):
+        found = judge_or_say_why(tmp_path / name, judge)
+        assert isinstance(found, UnjudgedVideo)
+        assert found.name == name
+
+    def broken_disk(path: Path) -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with pytest.raises(OSError, match="Input/output"):
+        judge_or_say_why(tmp_path / "gone.mp4", broken_disk)
+
+
+def test_a_folder_in_which_nothing_can_be_judged_is_refused_with_all_reasons(tmp_path: Path) -> None:
+    for index in range(30):
+        (tmp_path / f"{index:02d}.mp4").write_text("no video\n")
+    with pytest.raises(EvaluationError, match=r"none of 30 videos can be judged: 00\.mp4: not a video.*and 10 more"):
+        evaluate_folder(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_no_text_is_shown_as_it_is_stored(cases: tuple[LipCase, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    shutil.copy(cases[0].generated, folder / "good.mp4")
+    shutil.copy(cases[0].generated, os.fsencode(folder) + b"/\xff.mp4")
+    media.write_video(tmp_path / "mute.mp4", _talking(_gaps(0)), None)
+    shutil.copy(tmp_path / "mute.mp4", os.fsencode(folder) + b"/\xfe.mp4")
+    judged = evaluate_folder(folder, tmp_path / "out")
+    names = {video.name for video in (*judged.videos, *judged.unjudged)}
+    assert names == {"good.mp4", "\\udcfe.mp4", "\\udcff.mp4"}
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
