@@ -29,6 +29,7 @@ from dualforce_model.config import Frozen
 from dualforce_model.storage import write_json
 from tasks.sources import config_at, make_source
 from tasks.sources.counts import tally
+from tasks.sources.packed import PackedClips
 from tasks.tables import table
 
 PER_VIDEO = 5
@@ -149,7 +150,9 @@ def read_streamed(source: str, path: Path) -> int:
 
 def read_whole(source: str, path: Path) -> int:
     """All clips at once, as a run takes them."""
-    return len(make_source(config_at(source, path)).listing().clips)
+    clips = PackedClips()
+    make_source(config_at(source, path)).read(clips.add)
+    return len(clips)
 
 
 WAYS: dict[str, Callable[[str, Path], int]] = {"raw": read_raw, "streamed": read_streamed, "whole": read_whole}

@@ -8,6 +8,7 @@ stages store. Every work is a process of its own: seconds are the process's own,
 peak, imports and all.
 """
 
+import hashlib
 import json
 import platform
 import resource
@@ -31,6 +32,7 @@ from flows.inspection import failed_clips, pipeline_status, plan_pipeline
 from flows.pipeline import PipelineRun
 from tasks.acquiring import AcquireConfig, AcquireWork
 from tasks.curating import CurateWork
+from tasks.duplicates import NUM_DIGITS
 from tasks.extract import wanted_features
 from tasks.ledger import Ledger, Row
 from tasks.place import Place
@@ -136,7 +138,7 @@ def _digest(clip_id: str) -> str:
 
 
 def _download(work: AcquireWork, clip_id: str) -> dict[str, Any]:
-    video_id = work.clips[clip_id].video_id
+    video_id = work.clips.video_id(clip_id)
     return {
         "path": f"raw/urls/{video_id}.mp4",
         "digest": _digest(video_id),
@@ -153,6 +155,11 @@ def _download(work: AcquireWork, clip_id: str) -> dict[str, Any]:
     }
 
 
+def _likeness(clip_id: str) -> str:
+    """Digits by chance, like no other clip's; 0 would say that something is not there."""
+    return hashlib.shake_256(clip_id.encode()).hexdigest(NUM_DIGITS)[:NUM_DIGITS].replace("0", "8")
+
+
 def _crop(clip_id: str) -> dict[str, Any]:
     scores = {name: {"method": f"how {name} was measured", "value": VALUES.get(name, 0.0)} for name in SCORES}
     return {
@@ -163,6 +170,7 @@ def _crop(clip_id: str) -> dict[str, Any]:
         "has_sound": True,
         "box": [400, 100, 912, 612],
         "thumbnail": f"crops/ab/{clip_id}-0123456789ab.jpg",
+        "likeness": _likeness(clip_id),
         "scores": scores,
         "seconds": 2.7183,
     }

@@ -30,6 +30,7 @@ WIDTHS = {
     "C64": 8,
 }  # fmt: skip
 PICKLED = (".pth", ".pt", ".bin")
+ZIPPED, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0a"  # how files of torch begin, since version 1.6 and before
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 SHOWN = 5  # names that an error lists; the rest are counted
 Report = Callable[[Path, str, str], None]  # file, its tensor or field ("": the whole file), what is wrong with it
@@ -222,11 +223,24 @@ def open_tensors(files: Sequence[Path], stack: ExitStack) -> dict[str, StoredTen
     """Tensors of all files by name; the files stay open as long as the stack."""
     found: dict[str, StoredTensor] = {}
     for path in files:
-        for each in _unpickled(path) if path.suffix in PICKLED else _mapped(path, stack):
+        for each in _unpickled(path) if _is_pickled(path) else _mapped(path, stack):
             if each.name in found:
                 raise WeightsError(f"{path}: {each.name} is also in {found[each.name].path.name}; keep one of them")
             found[each.name] = each
     return found
+
+
+def _is_pickled(path: Path) -> bool:
+    """By its name, or by how it begins: as the length of a header of safetensors these bytes would mean 67 MB."""
+    return path.suffix in PICKLED or _beginning(path) in (ZIPPED, LEGACY)
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(ZIPPED))
+    except OSError as error:
+        raise WeightsError(f"{path}: not readable: {error}") from error
 
 
 def _mapped(path: Path, stack: ExitStack) -> Iterator[StoredTensor]:
@@ -242,8 +256,9 @@ def _mapped(path: Path, stack: ExitStack) -> Iterator[StoredTensor]:
 
 def _unpickled(path: Path) -> Iterator[StoredTensor]:
     """Tensors of a .pth file. Nothing in it is run: only tensors and plain containers are let through."""
+    mapped = _beginning(path) == ZIPPED  # torch maps no others
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError as error:
         raise WeightsError(f"{path}: not readable: {error}") from error
     except Exception as error:  # a hostile or torn file makes the reader fail in ways of its own

@@ -1,5 +1,6 @@
-"""Commands that look at a run's folder and mend it: plan, status, failures, rerun."""
+"""Commands that look at a run's folder and mend it: plan, status, clips, failures, rerun."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,6 +107,31 @@ def failures(out: Path, config: Path | None, quarantined: bool, with_traceback: 
 @click.command()
 @out_option
 @config_option
+@click.option("--policy", help="judge by this policy's YAML instead of the run's; nothing is stored")
+@click.option("--clip", "named", multiple=True, help="only this clip; may be given many times")
+@json_option
+def clips(out: Path, config: Path | None, policy: str | None, named: tuple[str, ...], as_json: bool) -> None:
+    """Every clip with its outcome, the reason, and all its scores with the methods that measured them."""
+    from flows.clip_report import clip_reports
+
+    reports = clip_reports(_begun(out, config), policy)
+    chosen = (report for report in reports if not named or report.clip_id in named)
+    missing = set(named)
+    if as_json:
+        found = [report.model_dump(mode="json") for report in chosen]
+        click.echo(json.dumps({"clips": found}, indent=2, sort_keys=True))
+        missing -= {report["clip_id"] for report in found}
+    else:
+        for report in chosen:
+            click.echo(report.text())
+            missing.discard(report.clip_id)
+    if missing:
+        raise ConfigError(f"--clip {sorted(missing)[0]}: {out} has no such clip; leave --clip out to see all")
+
+
+@click.command()
+@out_option
+@config_option
 @click.option("--clip", "clips", multiple=True, help="only this clip; may be given many times")
 @click.option("--damaged", is_flag=True, help="read all crops and features; make again what is gone or damaged")
 @json_option
@@ -148,4 +174,4 @@ def _refuse_stage_config(config: Path, home: Path) -> None:
         )
 
 
-COMMANDS = (plan, status, failures, rerun)
+COMMANDS = (plan, status, clips, failures, rerun)

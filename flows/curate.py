@@ -2,12 +2,16 @@
 
 from prefect import flow
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from flows.preflight import FlowRun, check_begun, check_curate, checked
-from tasks.artifacts import publish, stage_markdown
+from tasks.accounting import crop_fates
+from tasks.artifacts import gallery_markdown, publish, stage_markdown
 from tasks.curating import CurateWork
-from tasks.curation import CurateConfig
+from tasks.curation import CurateConfig, unmeasured
+from tasks.ledger import Ledger
 from tasks.place import Place
+from tasks.policy import load_policy, undecidable
 from tasks.pool import PoolConfig
 from tasks.records import Stage
 from tasks.stages import NOTHING_AGAIN, Selection, StageConfig, StageSummary, run_stage
@@ -21,10 +25,15 @@ class CurateRun(FlowRun):
     pool: PoolConfig = PoolConfig()
     stage: StageConfig = StageConfig()
     curate: CurateConfig = CurateConfig()
+    policy: str | None = Field(
+        None, description="the contact sheet tells what this policy would make of the clips; nothing else depends on it"
+    )
 
     def check(self) -> tuple[str, ...]:
         check_curate(self.curate)
         check_begun(self.place, "curate", "acquire")
+        if self.policy is not None:
+            load_policy(self.policy)
         return ()
 
 
@@ -44,4 +53,17 @@ def curate(config: CurateRun, selection: Selection = NOTHING_AGAIN) -> StageSumm
         )
         spent.idle = not summary.planned
     publish("curate", stage_markdown(summary), "what curating came to, before any policy")
+    if summary.planned:
+        publish("previews", contact_sheet_markdown(config), "what was cut, and of what and why not")
     return summary
+
+
+def contact_sheet_markdown(config: CurateRun) -> str:
+    """Previews of clips by what became of them, under the policy where there is one that can tell."""
+    policy = None if config.policy is None else load_policy(config.policy)
+    head = "" if policy is None else f"Outcomes under the policy `{policy.name}`.\n\n"
+    if policy is not None and (asked := undecidable(policy, unmeasured(config.curate))):
+        head = f"The policy `{policy.name}` asks for {', '.join(asked)}, which is not measured here: no verdicts.\n\n"
+        policy = None
+    with Ledger(config.place.ledger_url) as ledger:
+        return head + gallery_markdown(crop_fates(ledger, config.place.dataset, policy), config.place.media_root)

@@ -13,7 +13,7 @@ from tasks.ledger import Ledger
 from tasks.ledger_tables import Holding
 from tasks.planning import Plan
 from tasks.policy import load_policy
-from tasks.records import Stage
+from tasks.records import Reason, Stage
 from tasks.stages import clips, plan_stage
 from tasks.tables import table
 
@@ -41,6 +41,12 @@ class StatusReport(Frozen):
         return "\n".join(lines)
 
 
+def _brief(fate: Fate) -> str:
+    """What was measured, cut to the width of a table; the id of the clip that one is a duplicate of is not cut."""
+    measured = fate.measured if fate.reason == Reason.DUPLICATE else fate.measured[:60]
+    return f"{measured} {fate.threshold}".strip()
+
+
 class FailureReport(Frozen):
     """Clips that did not pass."""
 
@@ -51,9 +57,7 @@ class FailureReport(Frozen):
         """For people."""
         if not self.fates:
             return "no clip failed and none is quarantined"
-        rows = [
-            (f.clip_id, f.outcome, f.stage, f.reason, f"{f.measured[:60]} {f.threshold}".strip()) for f in self.fates
-        ]
+        rows = [(f.clip_id, f.outcome, f.stage, f.reason, _brief(f)) for f in self.fates]
         text = table(("clip", "outcome", "stage", "why", "measured"), rows)
         if with_traceback:
             text += "".join(f"\n\n{clip_id}\n{trace.rstrip()}" for clip_id, trace in self.tracebacks.items())

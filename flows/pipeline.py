@@ -91,7 +91,7 @@ class PipelineRun(FlowRun):
         shared = {"place": self.place, "pool": self.pool, "stage": self.stage}
         return {
             "acquire": AcquireRun(**shared, acquire=self.acquire),
-            "curate": CurateRun(**shared, curate=self.curate),
+            "curate": CurateRun(**shared, curate=self.curate, policy=self.policy),
             "extract": ExtractRun(**shared, policy=self.policy, extract=self.extract, snapshot=self.snapshot),
             "train": TrainRun(place=self.place, snapshot=self.snapshot.tag, train=self.train, launch=self.launch),
         }

@@ -15,6 +15,7 @@ from dualforce_model.train_config import Encoders, TrainSettings
 from tasks.curation import CurateConfig, unmeasured
 from tasks.detectors import make_detector
 from tasks.extract import ExtractConfig, make_extractors
+from tasks.measures import make_measures
 from tasks.place import Place
 from tasks.policy import Policy, load_policy, undecidable
 from tasks.training import LaunchConfig
@@ -55,9 +56,16 @@ def check_begun(place: Place, what: str, before: str) -> None:
 
 
 def check_curate(config: CurateConfig) -> None:
-    """The detector, where one is used."""
+    """The detector, where one is used, and the measures."""
+    measures = make_measures(config.measures)
     if config.mode == "face":
         make_detector(config.detector)
+        return
+    for measure in measures:
+        if measure.needs_face:
+            raise ConfigError(
+                f"curate.measures.{measure.name}: it needs a face, and curate.mode general looks for none"
+            )
 
 
 def check_policy(path: str, curate: CurateConfig | None = None) -> tuple[str, ...]:

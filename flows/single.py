@@ -50,7 +50,7 @@ def load_chain(home: Path) -> PipelineRun:
         refuse_single(home, stages)
     runs = {stage: _load_stage(home, stage) for stage in stages}
     latest = runs[stages[-1]]
-    settings = {name: value for run in runs.values() for name, value in run}
+    settings = {name: value for run in runs.values() for name, value in run if value is not None}
     _refuse_mixture(home, {stage: run.place for stage, run in runs.items()})  # type: ignore[attr-defined]  # all have one
     return PipelineRun(**settings | {"place": moved(latest.place, home)})  # type: ignore[attr-defined]
 
@@ -88,8 +88,8 @@ def stage_of(settings: Mapping[str, Any]) -> str | None:
 def standing_of(settings: Mapping[str, Any], origin: str) -> ExtractRun:
     """Place, policy and extractors of a single stage's settings; what it does not state is as by default."""
     run = validate(STAGES[stage_of(settings) or "extract"], settings, origin)
-    known = {name: getattr(run, name) for name in ("place", "policy", "extract") if name in type(run).model_fields}
-    return ExtractRun(**known)
+    known = {name: getattr(run, name, None) for name in ("place", "policy", "extract")}
+    return ExtractRun(**{name: value for name, value in known.items() if value is not None})
 
 
 def moved(place: Place, home: Path) -> Place:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from dualforce_model.config import Frozen
+from tasks.duplicates import Likenesses, Twin, duplicates
 from tasks.extract import ExtractConfig, FeatureKeys
 from tasks.ledger import Ledger, Row
 from tasks.policy import Policy, judge
@@ -14,11 +15,14 @@ from tasks.records import FailureClass, Quarantined, Reason, Score, Stage, Tempo
 
 TOLD = f"{Temporary.__module__}.{Temporary.__qualname__}: "  # how a traceback ends whose error says it all itself
 Verdict = Quarantined | float  # a drop with its reason, or the weight of a clip that passes
-Outcome = Literal["passed", "quarantined", "failed", "waiting"]
+Outcome = Literal["passed", "quarantined", "failed", "waiting", "done"]
 
 
 class Fate(Frozen):
-    """One clip: how far it came and how it ended. `waiting` is a clip that an unfinished run has not reached."""
+    """One clip: how far it came and how it ended.
+
+    `waiting` is a clip that an unfinished run has not reached, `done` one whose crop no policy was asked about.
+    """
 
     clip_id: str
     stage: Stage
@@ -26,7 +30,7 @@ class Fate(Frozen):
     reason: Reason | FailureClass | None = None
     measured: str = ""
     threshold: str = ""
-    thumbnail: str | None = Field(None, description="strip of pictures, relative to the media folder")
+    thumbnail: str | None = Field(None, description="preview, relative to the media folder")
 
 
 class Account(Frozen):
@@ -48,13 +52,55 @@ class Account(Frozen):
 
 def verdicts(ledger: Ledger, dataset: str, policy: Policy) -> Iterator[tuple[Row, Verdict]]:
     """The policy's verdict on every crop, from the scores stored with it, one at a time."""
+    across = AcrossClips(ledger, dataset, policy)
     for row in ledger.stream(dataset, Stage.CURATE, "done"):
-        yield row, judge(policy, row.clip_id, scores_of(row))
+        yield row, judge(policy, row.clip_id, scores_of(row) | across.scores_of(row))
 
 
 def crop_verdicts(ledger: Ledger, dataset: str, policy: Policy) -> dict[str, tuple[Row, Verdict]]:
     """The same of all crops at once, by clip."""
     return {row.clip_id: (row, verdict) for row, verdict in verdicts(ledger, dataset, policy)}
+
+
+class AcrossClips:
+    """Scores that are no clip's own: whether it is a duplicate. They are taken anew whenever a policy asks for them.
+
+    Only clips that the policy lets pass otherwise are compared: what is dropped keeps no other clip out.
+    """
+
+    def __init__(self, ledger: Ledger, dataset: str, policy: Policy) -> None:
+        self.asked = policy.drop.duplicate is not None
+        self.twins = _twins(ledger, dataset, policy) if self.asked else {}
+
+    def scores_of(self, row: Row) -> dict[str, Score]:
+        """Of one crop; none where the policy does not ask."""
+        if not self.asked:
+            return {}
+        if not row.value.get("likeness"):
+            return {"duplicate": Score(method="none: an older release curated the clip")}
+        twin = self.twins.get(row.clip_id)
+        if twin is None:
+            return {"duplicate": Score(method="pictures and sound", value=0.0)}
+        return {"duplicate": Score(method=f"pictures and sound of {twin.of}, alike {twin.alike:.2f}", value=1.0)}
+
+
+def _twins(ledger: Ledger, dataset: str, policy: Policy) -> dict[str, Twin]:
+    """Duplicates among the crops that the policy lets pass otherwise; the first in the list is none."""
+    seen = Likenesses()
+    for row in ledger.stream(dataset, Stage.CURATE, "done"):
+        seen.add(row.clip_id, str(row.value.get("likeness", "")))
+    pairs = seen.pairs()
+    alike = {clip_id for pair in pairs for group in (pair.first, pair.second) for clip_id in group}
+    if not alike:
+        return {}
+    others = policy.model_copy(update={"drop": policy.drop.model_copy(update={"duplicate": None})})
+    passing = {
+        row.clip_id
+        for row in ledger.rows_of(dataset, Stage.CURATE, sorted(alike))
+        if not isinstance(judge(others, row.clip_id, scores_of(row)), Quarantined)
+    }
+    order = {clip.clip_id: place for place, clip in enumerate(ledger.clips(dataset)) if clip.clip_id in passing}
+    return duplicates(pairs, order)
 
 
 def scores_of(row: Row) -> dict[str, Score]:
@@ -107,6 +153,23 @@ def each_fate(ledger: Ledger, dataset: str, policy: Policy, config: ExtractConfi
         else:
             for clip_id in children.get(listed_id, [listed_id]):
                 yield crops.ended.get(clip_id) or features.fate(clip_id)
+
+
+def crop_fates(ledger: Ledger, dataset: str, policy: Policy | None = None) -> Iterator[Fate]:
+    """The fate of every clip that curate came to, under the policy if there is one, one at a time in no order."""
+    across = None if policy is None else AcrossClips(ledger, dataset, policy)
+    for row in ledger.stream(dataset, Stage.CURATE):
+        if row.state != "done":
+            yield _stored(row.clip_id, Stage.CURATE, row)
+            continue
+        verdict = None
+        if policy is not None and across is not None:
+            verdict = judge(policy, row.clip_id, scores_of(row) | across.scores_of(row))
+        if isinstance(verdict, Quarantined):
+            yield _dropped(verdict, row.value.get("thumbnail"))
+        else:
+            outcome: Outcome = "done" if verdict is None else "passed"
+            yield Fate(clip_id=row.clip_id, stage=Stage.CURATE, outcome=outcome, thumbnail=row.value.get("thumbnail"))
 
 
 class _Crops:
@@ -171,7 +234,15 @@ def _stored(clip_id: str, stage: Stage, row: Row | None) -> Fate:
     if row is None:
         return Fate(clip_id=clip_id, stage=stage, outcome="waiting")
     if row.state == "impossible":
-        return Fate(clip_id=clip_id, stage=stage, outcome="quarantined", reason=row.reason, measured=row.detail)
+        shown = row.value.get("thumbnail")
+        return Fate(
+            clip_id=clip_id,
+            stage=stage,
+            outcome="quarantined",
+            reason=row.reason,
+            measured=row.detail,
+            thumbnail=shown,
+        )
     last_line = row.detail.strip().splitlines()[-1] if row.detail.strip() else ""
     said = last_line.removeprefix(TOLD).removeprefix(f"{row.failure}: ") if last_line.startswith(TOLD) else last_line
     return Fate(clip_id=clip_id, stage=stage, outcome="failed", reason=row.failure, measured=said)

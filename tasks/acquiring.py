@@ -11,7 +11,8 @@ from tasks.ledger import Ledger, Relisting, Row
 from tasks.place import Place
 from tasks.pool import Job, WorkerSpec
 from tasks.records import Clip, Impossible, Stage
-from tasks.sources import LOCAL, Listing, SourceConfig, make_source
+from tasks.sources import LOCAL, SourceConfig, make_source
+from tasks.sources.packed import PackedClips
 from tasks.stamp import Stamp, is_same_file
 from tasks.work import Target, Work
 
@@ -33,15 +34,12 @@ class AcquireWork(Work):
     def __init__(self, config: AcquireConfig, place: Place, ledger: Ledger) -> None:
         super().__init__(place, ledger)
         self.config = config
-        self.listing: Listing = make_source(config.source).listing()
-        self.clips: dict[str, Clip] = {clip.clip_id: clip for clip in self.listing.clips}
-        self.keys: dict[str, str] = {}  # video id -> key
-        for clip in self.listing.clips:
-            if clip.video_id not in self.keys:  # lists cut many clips from one video
-                self.keys[clip.video_id] = acquire_key(clip)
+        self.clips = PackedClips()
+        self.told = tuple(problem.text_line() for problem in make_source(config.source).read(self.clips.add))
+        self.keys = {clip.video_id: acquire_key(clip) for clip in self.clips.of_videos()}
 
     def enlist(self, lease: Lease) -> Relisting:
-        return self.ledger.relist(lease, self.config.source.name, self.listing.clips)
+        return self.ledger.relist(lease, self.config.source.name, self.clips.values())
 
     def leaving(self) -> int:
         """How many clips of the ledger the list no longer has."""
@@ -57,10 +55,10 @@ class AcquireWork(Work):
         return WorkerSpec(target="tasks.fetch:Fetcher", kwargs=kwargs)
 
     def problems(self) -> tuple[str, ...]:
-        return tuple(found.text_line() for found in self.listing.problems)
+        return self.told
 
     def targets(self) -> list[Target]:
-        return [Target(clip.clip_id, self.keys[clip.video_id]) for clip in self.listing.clips]
+        return [Target(clip_id, self.keys[self.clips.video_id(clip_id)]) for clip_id in self.clips]
 
     def intact(self, row: Row) -> bool:
         path = self.place.media_root / video_path(self.clips[row.clip_id], row)
@@ -75,7 +73,7 @@ class AcquireWork(Work):
     def jobs(self, targets: Sequence[Target]) -> Iterator[Job]:
         by_video: dict[str, list[Target]] = {}
         for target in targets:
-            by_video.setdefault(self.clips[target.clip_id].video_id, []).append(target)
+            by_video.setdefault(self.clips.video_id(target.clip_id), []).append(target)
         for video_id, served in by_video.items():
             self.serving[video_id] = tuple(served)
             clip = self.clips[served[0].clip_id]

@@ -1,11 +1,16 @@
 """Curate: listed spans of downloaded videos are cut into training clips, cropped to the face and scored."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
+from dualforce_model import clock
 from tasks.acquiring import stamp_of_download, video_path
 from tasks.curation import CurateConfig, CurateJob, crop_keys
+from tasks.detectors import DetectorConfig
+from tasks.footage import HELD_BYTES
 from tasks.leases import Lease
 from tasks.ledger import Ledger, Relisting, Row
+from tasks.measures import MeasureConfig
 from tasks.place import Place
 from tasks.pool import Job, WorkerSpec
 from tasks.records import Clip, Stage
@@ -13,7 +18,8 @@ from tasks.sources import cut_spans
 from tasks.stamp import is_same_file
 from tasks.work import Target, Work
 
-BYTES_PER_SECOND = 25 * 640 * 360 * 3  # decoded pictures of a modest video; the pool bounds the sum
+WeightsT = TypeVar("WeightsT", DetectorConfig, MeasureConfig)
+BYTES_PER_PIXEL = 1.5  # of a picture as it was decoded, colours at half the resolution
 
 
 class CurateWork(Work):
@@ -38,17 +44,19 @@ class CurateWork(Work):
 
     @property
     def spec(self) -> WorkerSpec:
-        detector = self.config.detector
-        if detector.weights is not None:  # workers may stand in another folder
-            detector = detector.model_copy(update={"weights": detector.weights.expanduser().resolve()})
-        config = self.config.model_copy(update={"detector": detector})
+        config = self.config.model_copy(
+            update={
+                "detector": _at_home(self.config.detector),
+                "measures": {name: _at_home(measure) for name, measure in self.config.measures.items()},
+            }
+        )
         kwargs = {"config": config.model_dump(mode="json"), "media_root": str(self.place.media_root.resolve())}
         return WorkerSpec(target="tasks.curation:Curator", kwargs=kwargs)
 
     def targets(self) -> list[Target]:
         key = crop_keys(self.config)
         return [
-            Target(clip_id, key(str(self.downloads[clip_id].value["digest"]), clip.span))
+            Target(clip_id, key(str(self.downloads[clip_id].value["digest"]), clip.span, clip.frames, clip.crop))
             for clip_id, clip in self.clips.items()
         ]
 
@@ -66,12 +74,26 @@ class CurateWork(Work):
                 source_digest=str(download["digest"]),
                 source_stamp=stamp_of_download(row),
                 span=clip.span,
+                frames=clip.frames,
+                crop=clip.crop,
                 key=target.key,
                 target=f"crops/{target.key[:2]}/{clip.clip_id}-{target.key[:12]}.mp4",
             )
             seconds = (clip.span.end_s or float(download["duration_s"])) - clip.span.start_s
-            num_bytes = int(max(seconds, 1.0) * BYTES_PER_SECOND)
+            num_bytes = self._num_bytes(max(seconds, 1.0), int(download["width_px"]) * int(download["height_px"]))
             yield Job(job_id=clip.clip_id, payload=payload.model_dump(mode="json"), num_bytes=num_bytes)
+
+    def _num_bytes(self, seconds: float, num_pixels: int) -> int:
+        """Memory of a clip: its pictures until the crop is known, and the crops; the pool bounds the sum."""
+        frames = seconds * clock.FPS
+        return int(min(frames * num_pixels * BYTES_PER_PIXEL, HELD_BYTES) + frames * self.config.crop_px**2 * 3)
+
+
+def _at_home(config: WeightsT) -> WeightsT:
+    """The same with weights by their whole path: workers may stand in another folder."""
+    if config.weights is None:
+        return config
+    return config.model_copy(update={"weights": config.weights.expanduser().resolve()})
 
 
 def training_clips(ledger: Ledger, dataset: str, max_clip_s: float) -> tuple[dict[str, Clip], dict[str, Row]]:

@@ -1,4 +1,4 @@
-"""What one pass over a span of a video leaves in memory until its crop is known, and the picture strip made of it."""
+"""What one pass over a span of a video leaves in memory until its crop is known."""
 
 from dataclasses import dataclass
 
@@ -6,50 +6,86 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from dualforce_model.media import Cutter, Picture
 from tasks import faces
 from tasks.detectors import Face
 
 HELD_SIDE_PX = 1920  # larger pictures are shrunk while they wait for their crop
-HELD_RAW_BYTES = 640 * 640 * 3  # larger pictures wait as JPEG
+HELD_BYTES = 2**30  # of pictures as they were decoded: 13 s of 1080p; what comes after these waits as JPEG
 HELD_JPEG_QUALITY = 95
-STRIP_FRAMES = 4
-STRIP_HEIGHT_PX = 160
-STRIP_COLOUR = (90, 220, 90)
 
 
 class HeldFrames:
-    """Decoded frames waiting until the crop is known: as they are if small, as JPEG if large, shrunk if huge."""
+    """Pictures waiting until the crop is known: as they were decoded, shrunk if huge, beyond a gigabyte as JPEG.
+
+    Making a JPEG and reading it back takes twice as long as all else that is done with a picture of 1080p.
+    """
 
     def __init__(self) -> None:
-        self._frames: list[np.ndarray] = []
+        self._frames: list[Picture | np.ndarray] = []
+        self._size = (0, 0)  # of the first, as held
+        self._last: Picture | None = None
+        self.num_bytes = 0  # of pictures as decoded
         self.scale = 1.0  # held pixels per source pixel
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def add(self, frame: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Keep one more frame; all have the size of the first."""
-        self.scale = min(HELD_SIDE_PX / max(frame.shape), 1.0)
-        if self.scale < 1:
-            frame = cv2.resize(frame, None, fx=self.scale, fy=self.scale, interpolation=cv2.INTER_AREA)
-        if frame.nbytes > HELD_RAW_BYTES:
-            encoded, frame = cv2.imencode(".jpg", frame[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, HELD_JPEG_QUALITY])
-            assert encoded, "OpenCV encodes any picture as JPEG"
-        self._frames.append(frame)
+    def add(self, picture: Picture) -> None:
+        """Keep one more; all get the size of the first. One that is shown again costs nothing."""
+        if picture is self._last:
+            self._frames.append(self._frames[-1])
+            return
+        self._last = picture
+        if not self._frames:
+            self.scale = min(HELD_SIDE_PX / max(picture.width, picture.height), 1.0)
+            self._size = (max(round(picture.width * self.scale), 1), max(round(picture.height * self.scale), 1))
+        picture = picture.resized(*self._size)
+        if self.num_bytes + picture.num_bytes > HELD_BYTES:
+            self._frames.append(_jpeg(picture))
+            return
+        self._frames.append(picture)
+        self.num_bytes += picture.num_bytes
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        frame = self._frames[index]
-        if frame.ndim == 3:
-            return frame
-        return np.asarray(cv2.cvtColor(cv2.imdecode(frame, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+        return self._picture(index).rgb()
 
     def crops(self, box: faces.SquareBox, num_frames: int, size_px: int) -> UInt8[np.ndarray, "T s s 3"]:
-        """The square of the first frames, at size_px."""
-        held = box.scaled(self.scale)
+        """The square of the first frames, at size_px; outside the picture its edge pixels are repeated."""
+        x1, y1, x2, y2 = box.scaled(self.scale).corners
+        seen = (max(x1, 0), max(y1, 0), min(x2, self._size[0]), min(y2, self._size[1]))
+        left, top, right, bottom = (  # even: odd sizes take a slow way through the scaler
+            2 * round((edge - first) * size_px / (x2 - x1) / 2)
+            for edge, first in zip(seen, (x1, y1, x1, y1), strict=True)
+        )
+        left, top = min(left, size_px - 2), min(top, size_px - 2)  # a pixel or two at the edge fill the crop
+        right, bottom = max(right, left + 2), max(bottom, top + 2)
+        cutter = Cutter(seen, right - left, bottom - top)
         crops: np.ndarray = np.empty((num_frames, size_px, size_px, 3), np.uint8)
         for index in range(num_frames):
-            crops[index] = faces.cut(self[index], held, size_px)
+            if index and self._frames[index] is self._frames[index - 1]:
+                crops[index] = crops[index - 1]
+                continue
+            part = cutter(self._picture(index))
+            margins = (top, size_px - top - part.shape[0], left, size_px - left - part.shape[1])
+            if any(margins):
+                cv2.copyMakeBorder(part, *margins, cv2.BORDER_REPLICATE, dst=crops[index])
+            else:
+                crops[index] = part
         return crops
+
+    def _picture(self, index: int) -> Picture:
+        held = self._frames[index]
+        if isinstance(held, Picture):
+            return held
+        return Picture.of(cv2.cvtColor(cv2.imdecode(held, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+
+
+def _jpeg(picture: Picture) -> np.ndarray:
+    bgr = cv2.cvtColor(picture.rgb(), cv2.COLOR_RGB2BGR)
+    encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, HELD_JPEG_QUALITY])
+    assert encoded, "OpenCV encodes any picture as JPEG"
+    return np.asarray(data)
 
 
 @dataclass(frozen=True)
@@ -61,17 +97,3 @@ class Footage:
     sightings: list[tuple[int, list[Face]]]  # of every look; none where no face is looked for
     width: int  # of the source, px
     height: int
-
-
-def strip(frames: HeldFrames, box: faces.SquareBox, num_frames: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Four frames side by side with the crop drawn in: what a person looks at to see what was cut."""
-    held = box.scaled(frames.scale)
-    pictures = []
-    for index in np.linspace(0, num_frames - 1, STRIP_FRAMES).round().astype(int):
-        picture = frames[index].copy()
-        line = max(picture.shape[0] // STRIP_HEIGHT_PX * 2, 1)
-        x1, y1, x2, y2 = held.corners
-        cv2.rectangle(picture, (x1, y1), (x2, y2), STRIP_COLOUR, line)
-        width = max(round(picture.shape[1] * STRIP_HEIGHT_PX / picture.shape[0]), 1)
-        pictures.append(cv2.resize(picture, (width, STRIP_HEIGHT_PX), interpolation=cv2.INTER_AREA))
-    return np.concatenate(pictures, axis=1)

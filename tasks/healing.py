@@ -55,7 +55,7 @@ def selections(
     _, to_crop = plan_stage(curating, ledger, config, crops)
     videos = {curating.clips[target.clip_id].video_id for target in to_crop}
     here = {row.clip_id for row in ledger.rows(dataset, stage=Stage.ACQUIRE, state="done")}
-    needed = {clip_id for clip_id, clip in acquiring.clips.items() if clip.video_id in videos}
+    needed = {clip_id for clip_id in acquiring.clips if acquiring.clips.video_id(clip_id) in videos}
     return {
         Stage.ACQUIRE: Selection(again=frozenset(needed | (tried - here))),
         Stage.CURATE: crops,

@@ -21,10 +21,10 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from dualforce_model import faults
-from dualforce_model.errors import InfrastructureError
 from tasks import leases
 from tasks.holder import Holder
 from tasks.leases import FencedOut, Lease, LeaseHeld
+from tasks.ledger_engine import LedgerError, engine_of, make_folder, parse
 from tasks.ledger_tables import (
     REVISIONS,
     Holding,
@@ -47,17 +47,12 @@ from tasks.records import Clip, Stage
 __all__ = ["FencedOut", "Holding", "Lease", "LeaseHeld", "Ledger", "LedgerError", "Relisting", "Row"]
 
 CHUNK = 2000  # rows that travel to or from the database at a time
-BUSY_S = 30  # how long a writer of the SQLite file waits for another
 UPGRADE_LOCK = 0x6475616C  # PostgreSQL's advisory lock while tables are made or changed
 FILE_REMEDY = "check that the disk has room, the file is sound and writable and no other program keeps it locked"
 SERVER_REMEDY = "check that the server is up, within reach and has room, and that the user may use the database"
 
 
 Missing = Literal["make", "empty", "refuse"]  # what to do where no ledger is
-
-
-class LedgerError(InfrastructureError):
-    """The ledger cannot be opened, read or written; the message names the cause and the remedy."""
 
 
 class Ledger:
@@ -68,12 +63,12 @@ class Ledger:
 
         One that is not there yet is made, or counts as empty and stays away (for who only looks), or is refused.
         """
-        self._url = _parse(url)
+        self._url = parse(url)
         self._renew_s = renew_s
-        self._engine = _engine(self._url)
+        self._engine = engine_of(self._url)
         try:
             if missing == "make":
-                _make_folder(self._url)
+                make_folder(self._url)
             elif not self._is_there():
                 self._do_without(missing)
             self._bring_up_to_date()
@@ -117,9 +112,8 @@ class Ledger:
         with self._writing() as connection:
             leases.check(connection, lease)
             before = {clip_id: is_listed for clip_id, is_listed in connection.execute(listed)}
-            on_list = list(found)
-            new = self._add(connection, lease.dataset, on_list)
-            now = {clip.clip_id for clip in on_list}
+            now: set[str] = set()
+            new = self._add(connection, lease.dataset, _noted(found, now))
             left = [clip_id for clip_id, is_listed in before.items() if is_listed and clip_id not in now]
             returned = [clip_id for clip_id, is_listed in before.items() if not is_listed and clip_id in now]
             for clip_ids, is_listed in ((left, False), (returned, True)):
@@ -164,6 +158,14 @@ class Ledger:
         """
         columns = [sa.literal("{}").label("value") if c.name == "value" and not values else c for c in states.columns]
         return (row_of(found) for found in self._each(self._states(columns, dataset, stage, state, False)))
+
+    def rows_of(self, dataset: str, stage: Stage, clip_ids: Iterable[str]) -> list[Row]:
+        """Rows of these clips at a stage."""
+        found: list[Row] = []
+        for _, chunk in _chunks(clip_ids):
+            query = self._states(list(states.columns), dataset, stage, None, False)
+            found += [row_of(columns) for columns in self._each(query.where(states.c.clip_id.in_(chunk)))]
+        return found
 
     def standings(self, dataset: str, stage: Stage) -> Iterator[Standing]:
         """What a plan asks of a stage's rows, in no order, one at a time."""
@@ -337,57 +339,19 @@ class Ledger:
         return text
 
 
-def _parse(url: str) -> sa.URL:
-    """The URL with its driver; never quoted in an error, for it may hold a password."""
-    try:
-        parsed = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError):  # the latter quotes what it took for the port
-        parsed = None
-    if parsed is not None and "@" in (parsed.host or ""):
-        raise LedgerError("the ledger's URL has an @ too many: write one in the password as %40")
-    kind = "" if parsed is None else parsed.get_backend_name()
-    if parsed is not None and kind in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+psycopg")
-    if parsed is not None and kind == "sqlite" and parsed.database not in (None, "", ":memory:"):
-        return parsed.set(drivername="sqlite+pysqlite")
-    raise LedgerError(
-        f"the ledger's URL is of no use (kind: {kind or 'unknown'}): expected sqlite:///FOLDER/ledger.db or "
-        "postgresql://USER:PASSWORD@HOST/DATABASE"
-    ) from None
-
-
-def _engine(url: sa.URL) -> sa.Engine:
-    """An engine whose errors show no stored values: locations may carry tokens."""
-    if url.get_backend_name() == "postgresql":
-        return sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
-    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_S})
-    sa.event.listen(engine, "connect", _prepare_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _make_folder(url: sa.URL) -> None:
-    if url.get_backend_name() == "sqlite":
-        Path(str(url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
-
-
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # the driver's own idea of when to BEGIN is off; `_begin_sqlite` does it
-    for pragma in (f"busy_timeout={BUSY_S * 1000}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
 def _chunks(items: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
     """Chunks of at most CHUNK items with the number of items before each."""
     iterator, offset = iter(items), 0
     while chunk := list(islice(iterator, CHUNK)):
         yield offset, chunk
         offset += len(chunk)
+
+
+def _noted(found: Iterable[Clip], clip_ids: set[str]) -> Iterator[Clip]:
+    """The clips as they come, their ids noted: of a long list no two chunks are held."""
+    for clip in found:
+        clip_ids.add(clip.clip_id)
+        yield clip
 
 
 def _refuse_strangers(lease: Lease, rows: Sequence[Row], seen: set[tuple[str, str]]) -> None:

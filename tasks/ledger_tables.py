@@ -96,7 +96,9 @@ class Row(Frozen):
     feature: str = Field("", max_length=80, description="modality within extract; empty at the other stages")
     state: State
     key: str = Field(description="hash of all that the outcome was made from")
-    value: dict[str, Any] = Field({}, description="what a done stage has to say: paths, digests, scores")
+    value: dict[str, Any] = Field(
+        {}, description="what a done stage has to say: paths, digests, scores; of an impossible clip its thumbnail"
+    )
     reason: Reason | None = None
     failure: FailureClass | None = None
     detail: str = Field("", description="what was measured, or the traceback")

@@ -25,6 +25,7 @@ REASONS: dict[str, Reason] = {
     "loudness_db": Reason.NO_SOUND,
     "speech_share": Reason.NO_SPEECH,
     "sound_offset_ms": Reason.SOUND_OFFSET,
+    "sync_confidence": Reason.SYNC_UNSURE,
     "sharpness": Reason.BLURRED,
     "brightness": Reason.TOO_DARK,
     "yaw_deg": Reason.TURNED_AWAY,
@@ -32,7 +33,11 @@ REASONS: dict[str, Reason] = {
     "roll_deg": Reason.TURNED_AWAY,
     "snr_db": Reason.NOISY,
     "lip_motion": Reason.LIPS_STILL,
+    "identity": Reason.SEVERAL_IDENTITIES,
+    "duplicate": Reason.DUPLICATE,
 }
+
+ACROSS_CLIPS = frozenset({"duplicate"})  # scores that are no clip's own and not stored: `tasks.accounting` takes them
 
 
 class _Rule(Frozen):
@@ -94,6 +99,7 @@ class DropRules(Frozen):
     loudness_db: AtLeast | None = Field(None, description="level of the sound, dB of full scale")
     speech_share: AtLeast | None = Field(None, description="share of the time with speech, 0 to 1")
     sound_offset_ms: AtMost | None = Field(None, description="sound against picture, ms")
+    sync_confidence: AtLeast | None = _younger("how surely the sound is the lips'; each method has its own scale")
     sharpness: AtLeast | None = Field(None, description="sharpness of the face; larger is sharper")
     brightness: AtLeast | None = _younger("median luma of the face, 0 to 255")
     yaw_deg: AtMost | None = Field(None, description="how far the head is turned, degrees")
@@ -101,6 +107,8 @@ class DropRules(Frozen):
     roll_deg: AtMost | None = _younger("how far the head is tilted in the picture, degrees")
     snr_db: AtLeast | None = Field(None, description="speech over noise, dB")
     lip_motion: AtLeast | None = Field(None, description="how much the lips move with the sound")
+    identity: AtLeast | None = _younger("how alike the main face stays to itself, cosine")
+    duplicate: AtMost | None = _younger("1 where the clip is the same as an earlier one that passes, else 0")
 
 
 class WeightRules(Frozen):

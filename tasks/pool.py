@@ -44,8 +44,11 @@ class PoolConfig(Frozen):
     workers: int = Field(2, ge=1, le=4096, description="workers, each doing one job at a time")
     deadline_s: float = Field(600.0, gt=0.0, le=86400.0, description="a job that takes longer is killed")
     load_deadline_s: float = Field(900.0, gt=0.0, le=86400.0, description="a worker that loads longer ends the run")
-    max_in_flight_bytes: int = Field(
-        4 * 2**30, ge=1, description="memory of all jobs being done; a larger job goes alone"
+    max_in_flight_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="memory of all jobs being done; a larger job goes alone. None: half of this machine's memory; with "
+        "a cluster's address no bound but the number of workers",
     )
     address: str | None = Field(
         None, max_length=255, description="Ray cluster to join; none: Ray is started here, and ended"
@@ -55,12 +58,21 @@ class PoolConfig(Frozen):
     )
     gpus_per_worker: float = Field(0.0, ge=0.0, le=8.0, description="Ray's GPU share of a worker; 0: it sees every GPU")
 
+    @property
+    def in_flight_bytes(self) -> int:
+        """The bound on memory that holds."""
+        if self.max_in_flight_bytes is not None:
+            return self.max_in_flight_bytes
+        if self.address is not None:
+            return sys.maxsize
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
 
 class Pool:
     """Workers of one flow run. They stay warm between runs of the same spec; another spec takes their place."""
 
     def __init__(self, config: PoolConfig, engine: Engine) -> None:
-        limits = Limits(config.workers, config.deadline_s, config.load_deadline_s, config.max_in_flight_bytes)
+        limits = Limits(config.workers, config.deadline_s, config.load_deadline_s, config.in_flight_bytes)
         self._seats = Seats(engine, limits)
         self._running = False
 

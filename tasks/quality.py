@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from dualforce_model.clock import FPS, SAMPLE_RATE_HZ
+from dualforce_model.media import Picture
 from dualforce_model.metrics.lips import lip_correlation
 from tasks.faces import Track, alive, most_at_once
 from tasks.head_pose import head_pose
@@ -26,6 +27,7 @@ CUT_OUTLIER = 3.0  # times the usual difference around it: heads and cameras mov
 CUT_SURROUNDINGS = 8  # distinct frames on either side
 
 HEAD_ANGLES = ("yaw_deg", "pitch_deg", "roll_deg")
+SYNC_SCORES = ("sound_offset_ms", "sync_confidence")
 FACE_PX = 128  # side of the face in which sharpness is measured
 SILENCE_DB = -120.0
 SOUND_FRAME = SAMPLE_RATE_HZ // 50  # 20 ms
@@ -36,7 +38,7 @@ VOICE_FLOOR_DB = -60.0
 QUIETEST_DB = -90.0  # a background below 16-bit noise is no background
 VOICE_PAUSE = 10  # frames of 20 ms: shorter gaps are inside words and sentences
 
-LIP_LAGS = 5  # frames; sound that is later or earlier is the business of `sound_offset_ms`
+LIP_LAGS = 5  # frames; sound that is later or earlier is the business of `sound_sync`
 LIP_WINDOW = 5  # frames over which speed and loudness are averaged
 LIP_SPEED = 0.003  # mean change of the opening per frame that a still mouth shows, grey values of [-1, 1]
 QUIET = 0.03  # of the loudest: what is quieter is silence
@@ -84,11 +86,10 @@ def head_angles(track: Track) -> dict[str, Score]:
     }
 
 
-def glance(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "g g 3"]:
+def glance(picture: Picture) -> UInt8[np.ndarray, "g g 3"]:
     """A picture small enough to keep for every frame, for `shot_cuts`."""
-    stride = max(min(frame.shape[:2]) // (4 * GLANCE_PX), 1)  # averaging every pixel of a large picture takes too long
-    frame = np.ascontiguousarray(frame[::stride, ::stride])
-    return np.asarray(cv2.resize(frame, (GLANCE_PX, GLANCE_PX), interpolation=cv2.INTER_AREA))
+    few = picture.sampled(4 * GLANCE_PX, 4 * GLANCE_PX)  # averaging every pixel of a large picture takes too long
+    return np.asarray(cv2.resize(few, (GLANCE_PX, GLANCE_PX), interpolation=cv2.INTER_AREA))
 
 
 def shot_cuts(glances: Sequence[UInt8[np.ndarray, "g g 3"]]) -> Score:
@@ -188,24 +189,27 @@ def lip_motion(opening: Float32[np.ndarray, " T"], envelope: Float32[np.ndarray,
     return Score(method="mouth speed and loudness", value=max(agreement, 0.0) * movement / (movement + LIP_SPEED))
 
 
-def sound_offset_ms(opening: Float32[np.ndarray, " T"], envelope: Float32[np.ndarray, " T"]) -> Score:
-    """How much later the sound comes than the lips (negative: earlier). Coarse: lips lead real voices by up to 80 ms.
+def sound_sync(opening: Float32[np.ndarray, " T"], envelope: Float32[np.ndarray, " T"]) -> dict[str, Score]:
+    """`sound_offset_ms sync_confidence`: how much later the sound comes than the lips, and how sure that is.
 
-    None where the mouth stands still, or where opening and loudness agree at no lag better than by chance.
+    The offset (negative: earlier) is coarse: lips lead real voices by up to 80 ms. Confidence is the best correlation
+    of opening and loudness over what unrelated clips of this length reach by chance: under 1 there is no offset.
     """
     method = "mouth opening and envelope"
     if len(opening) <= 2 * OFFSET_LAGS or float(np.std(envelope)) == 0.0:
-        return Score(method=f"{method}: needs sound and {2 * OFFSET_LAGS / FPS:.1f} s")
+        return dict.fromkeys(SYNC_SCORES, Score(method=f"{method}: needs sound and {2 * OFFSET_LAGS / FPS:.1f} s"))
     if float(np.abs(np.diff(opening)).mean()) < LIP_SPEED:
-        return Score(method=f"{method}: needs a mouth that moves")
+        return dict.fromkeys(SYNC_SCORES, Score(method=f"{method}: needs a mouth that moves"))
     mouth, sound = (curve - _mean_over(curve, OFFSET_WINDOW) for curve in (opening, envelope))
     agreement = _agreement(mouth, sound, OFFSET_LAGS)
     best = int(agreement.argmax())
-    if agreement[best] < OFFSET_CHANCE / np.sqrt(len(opening)) or best in (0, len(agreement) - 1):
-        return Score(method=f"{method}: they agree at no lag")
-    before, peak, after = agreement[best - 1 : best + 2]
-    lag = best - OFFSET_LAGS + (before - after) / 2 / (before - 2 * peak + after)
-    return Score(method=method, value=float(1000 / FPS * lag))
+    confidence = float(max(agreement[best], 0.0) * np.sqrt(len(opening)) / OFFSET_CHANCE)
+    offset = Score(method=f"{method}: they agree at no lag")
+    if confidence >= 1.0 and best not in (0, len(agreement) - 1):
+        before, peak, after = agreement[best - 1 : best + 2]
+        lag = best - OFFSET_LAGS + (before - after) / 2 / (before - 2 * peak + after)
+        offset = Score(method=method, value=float(1000 / FPS * lag))
+    return dict(zip(SYNC_SCORES, (offset, Score(method=f"{method}, over chance", value=confidence)), strict=True))
 
 
 def _agreement(

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     SPAN_OUTSIDE = "span_outside"  # the listed span lies outside the video
     BAD_LISTING = "bad_listing"  # the list's own line cannot be used (scheme, length, numbers)
     NO_FACE = "no_face"  # no face in any sampled frame
+    FACE_ELSEWHERE = "face_elsewhere"  # faces, but none where the list says that the head is
     TOO_SHORT = "too_short"
     NO_SOUND = "no_sound"  # no sound stream, or digital silence
     NO_SPEECH = "no_speech"
@@ -43,11 +44,14 @@ class Reason(StrEnum):
     OCCLUDED = "occluded"
     SHOT_CUT = "shot_cut"
     SOUND_OFFSET = "sound_offset"
+    SYNC_UNSURE = "sync_unsure"  # lips and sound do not show that they belong together
     BLURRED = "blurred"
     TOO_DARK = "too_dark"
     TURNED_AWAY = "turned_away"
     NOISY = "noisy"
     LIPS_STILL = "lips_still"
+    SEVERAL_IDENTITIES = "several_identities"  # the main face does not stay the same person's
+    DUPLICATE = "duplicate"  # the same pictures and sound as an earlier clip of the list
     NOT_MEASURED = "not_measured"  # a policy with when_not_measured: drop met a score without a value
 
 
@@ -75,12 +79,16 @@ class FailureClass(StrEnum):
 
 
 class Impossible(Exception):
-    """Raised by a worker: this clip can never pass, and here is what was measured."""
+    """Raised by a worker: this clip can never pass, and here is what was measured.
 
-    def __init__(self, reason: Reason, measured: str) -> None:
-        super().__init__(reason, measured)
+    `preview` is a picture that shows why, relative to the media root, where there was anything to see.
+    """
+
+    def __init__(self, reason: Reason, measured: str, preview: str | None = None) -> None:
+        super().__init__(reason, measured, preview)
         self.reason = reason
         self.measured = measured
+        self.preview = preview
 
 
 class Temporary(Exception):
@@ -257,6 +265,7 @@ class Attempt(Frozen):
     job_id: str
     value: dict[str, Any] | None = None
     impossible: tuple[Reason, str] | None = None
+    preview: str | None = Field(None, description="picture of what is impossible, relative to the media folder")
     failure: tuple[FailureClass, str] | None = None
     systemic: bool = Field(False, description="the failure is one that the next clip will meet too")
     seconds: float = 0.0

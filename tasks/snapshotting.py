@@ -10,7 +10,7 @@ from dualforce_model.config import Frozen
 from dualforce_model.schema import SNAPSHOT_ID, FeatureRef, SchemaError, Snapshot, head_key, load_snapshot
 from dualforce_model.shards import DamagedShardError
 from dualforce_model.storage import CutShortError, MissingKeyError, Storage
-from tasks.accounting import account, crop_verdicts, current_features, fates, scores_of
+from tasks.accounting import AcrossClips, account, crop_verdicts, current_features, fates, scores_of
 from tasks.extract import ExtractConfig, make_extractors
 from tasks.ledger import Ledger
 from tasks.place import Place
@@ -151,7 +151,7 @@ def build_from_ledger(place: Place, policy_path: str, extract: ExtractConfig, co
     with Ledger(place.ledger_url, missing="refuse") as ledger:
         standing = fates(ledger, place.dataset, policy, extract)
         judged = crop_verdicts(ledger, place.dataset, policy)
-        candidates = list(_candidates(ledger, place.dataset, extract))
+        candidates = list(_candidates(ledger, place.dataset, extract, AcrossClips(ledger, place.dataset, policy)))
     dropped = {clip_id for clip_id, (_, verdict) in judged.items() if isinstance(verdict, Quarantined)}
     impossible = [f for f in standing if f.outcome == "quarantined" and f.clip_id not in dropped]
     try:
@@ -172,7 +172,9 @@ def build_from_ledger(place: Place, policy_path: str, extract: ExtractConfig, co
     return SnapshotView(snapshot=built.snapshot, tags=(config.tag,), written=built.written)
 
 
-def _candidates(ledger: Ledger, dataset: str, extract: ExtractConfig) -> Iterator[SnapshotCandidate]:
+def _candidates(
+    ledger: Ledger, dataset: str, extract: ExtractConfig, across: AcrossClips
+) -> Iterator[SnapshotCandidate]:
     """Every clip with a crop, except those of which a feature or a new download failed: counted, not offered."""
     features: dict[str, dict[str, FeatureRef]] = {}
     broken: set[str] = set()
@@ -193,7 +195,7 @@ def _candidates(ledger: Ledger, dataset: str, extract: ExtractConfig) -> Iterato
             clip=clip,
             media_digest=str(download.value["digest"]),
             num_frames=int(row.value["num_frames"]),
-            scores=scores_of(row),
+            scores=scores_of(row) | across.scores_of(row),
             features=features.get(row.clip_id, {}),
         )
 

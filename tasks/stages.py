@@ -185,7 +185,8 @@ class StageRun:
     def _not_done(self, target: Target, attempt: Attempt) -> Row:
         if attempt.impossible is not None:
             reason, measured = attempt.impossible
-            return self._row(target, state="impossible", reason=reason, detail=measured)
+            shown = {} if attempt.preview is None else {"thumbnail": attempt.preview}
+            return self._row(target, state="impossible", reason=reason, detail=measured, value=shown)
         assert attempt.failure is not None
         failure, traceback = attempt.failure
         self.charged[target.id] = self.charged.get(target.id, 0) + (not attempt.systemic)

@@ -123,7 +123,7 @@ def _payload_adapter(target: Any) -> TypeAdapter[Any]:
 
 def _outcome(job_id: str, error: BaseException) -> Attempt:
     if isinstance(error, Impossible):
-        return Attempt(job_id=job_id, impossible=(error.reason, _clean(error.measured)))
+        return Attempt(job_id=job_id, impossible=(error.reason, _clean(error.measured)), preview=error.preview)
     return Attempt(job_id=job_id, failure=(_failure_class(error), _traceback()), systemic=_systemic(error))
 
 

@@ -9,18 +9,22 @@ sound alike: lips and voice stay together wherever the container says it starts.
 """
 
 from dualforce_model.media.container import MediaError, MediaKind, MediaLimits
-from dualforce_model.media.pictures import Probe, probe, read_frames, read_image
+from dualforce_model.media.picture import Cutter, Picture
+from dualforce_model.media.pictures import Probe, probe, read_frames, read_image, read_pictures
 from dualforce_model.media.sound import read_sound
 from dualforce_model.media.writing import write_image, write_video, write_wav
 
 __all__ = [
+    "Cutter",
     "MediaError",
     "MediaKind",
     "MediaLimits",
+    "Picture",
     "Probe",
     "probe",
     "read_frames",
     "read_image",
+    "read_pictures",
     "read_sound",
     "write_image",
     "write_video",

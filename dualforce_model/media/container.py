@@ -68,11 +68,18 @@ def opened(path: Path) -> Iterator[Any]:
             raise MediaError(
                 "undecodable", f"{path.name}: a container without a stream that can be decoded (cut short?)"
             )
-        try:
+        with decoding_errors(path):
             yield container
-        except FFmpegError as error:
-            _raise_system_error(error, path)
-            raise MediaError("undecodable", f"{path.name}: {error.strerror}") from error
+
+
+@contextmanager
+def decoding_errors(path: Path) -> Iterator[None]:
+    """Whatever the codec library complains about is a MediaError, or this machine's own trouble."""
+    try:
+        yield
+    except FFmpegError as error:
+        _raise_system_error(error, path)
+        raise MediaError("undecodable", f"{path.name}: {error.strerror}") from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pydantic import Field
 from dualforce_model.config import Frozen
 from dualforce_model.media import container as files
 from dualforce_model.media.container import DEFAULT_LIMITS, MediaError, MediaLimits
+from dualforce_model.media.picture import Picture, upright
 
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 PIXEL_ASPECTS = (0.25, 4.0)  # declared shapes of a pixel that are believed
@@ -47,11 +48,10 @@ class _Picture:
     aspect: float
     matrix: np.ndarray | None  # the display matrix, int32 [3, 3]
 
-    def pixels(self) -> np.ndarray:
-        """uint8 [H, W, 3] RGB, square pixels, turned and mirrored as the display matrix says."""
-        width, height = _square_pixels(self.frame.width, self.frame.height, self.aspect)
-        rgb: np.ndarray = self.frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
-        return rgb if self.matrix is None else _turned(rgb, self.matrix)
+    def upright(self, path: Path) -> Picture:
+        """With square pixels, turned and mirrored as the display matrix says."""
+        size = _square_pixels(self.frame.width, self.frame.height, self.aspect)
+        return Picture(upright(self.frame, size, self.matrix), path)
 
 
 def probe(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> Probe:
@@ -63,11 +63,11 @@ def probe(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> Probe:
             first = next(pictures, None)
         if first is None:
             raise MediaError("undecodable", f"{path.name}: not one picture decodes")
-        height, width = first.pixels().shape[:2]
+        shown = first.upright(path)
         return Probe(
             duration_s=files.announced_s(container, stream),
-            width_px=width,
-            height_px=height,
+            width_px=shown.width,
+            height_px=shown.height,
             fps=float(stream.average_rate or 0),
             num_frames=max(stream.frames, 0),
             video_codec=stream.codec_context.name,
@@ -82,9 +82,23 @@ def read_frames(
 ) -> Iterator[np.ndarray]:
     """Pictures of a span at a constant rate: uint8 [H, W, 3] RGB, upright, with square pixels.
 
+    See `read_pictures`, which leaves them as they were decoded. An array may come more than once.
+    """
+    shown: Picture | None = None
+    for picture in read_pictures(path, start_s, end_s, fps, limits):
+        if picture is not shown:
+            shown, pixels = picture, picture.rgb()
+        yield pixels
+
+
+def read_pictures(
+    path: Path, start_s: float = 0.0, end_s: float | None = None, fps: int = 25, limits: MediaLimits = DEFAULT_LIMITS
+) -> Iterator[Picture]:
+    """Pictures of a span at a constant rate; the same one again where nothing new is on display.
+
     Output frame i is what is on display at the middle of its interval, by time stamps: any input rate will do.
     A span that ends after the video gives what there is; one that starts there is a MediaError `span_outside`.
-    The errors come with the first frame that is asked for, not with the call.
+    The errors come with the first picture that is asked for, not with the call.
     """
     start = _exact(start_s)
     wanted = limits.max_frames if end_s is None else _whole((_exact(end_s) - start) * fps)
@@ -95,9 +109,9 @@ def read_frames(
         count, shown = 0, None
         for picture in _pictures(container, stream, path, limits, start):
             if picture.begin > middle + Fraction(count, fps):
-                pixels = (shown or picture).pixels()
+                upright_now = (shown or picture).upright(path)
             while count < wanted and picture.begin > middle + Fraction(count, fps):
-                yield pixels
+                yield upright_now
                 count += 1
             if count >= wanted:
                 return
@@ -113,9 +127,9 @@ def read_frames(
             raise MediaError(
                 "span_outside", f"{path.name}: span from {start_s} s; the video ends at {float(end):.2f} s"
             )
-        pixels = shown.pixels()
+        upright_now = shown.upright(path)
         for _ in range(count, wanted):
-            yield pixels
+            yield upright_now
 
 
 def read_image(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> np.ndarray:
@@ -204,16 +218,6 @@ def _seek(container: Any, stream: Any, instant: Fraction) -> bool:
 def _display_matrix(frame: Any) -> np.ndarray | None:
     found = frame.side_data.get(SideDataType.DISPLAYMATRIX)
     return None if found is None else np.frombuffer(bytes(found), np.int32).reshape(3, 3)
-
-
-def _turned(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Apply a display matrix ([[a, b, .], [c, d, .], ...]: x' = a x + c y, y' = b x + d y) of right angles."""
-    (a, b), (c, d) = matrix[:2, :2].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        rgb, (a, d) = rgb.transpose(1, 0, 2), (c, b)
-    rgb = rgb[:, ::-1] if a < 0 else rgb
-    turned: np.ndarray = np.ascontiguousarray(rgb[::-1] if d < 0 else rgb)
-    return turned
 
 
 def _exact(seconds: float) -> Fraction:

@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from dualforce_model import storage
@@ -47,9 +48,10 @@ def write_video(
         with av.open(str(temporary.absolute()), "w", format="mp4", container_options=options) as container:
             video = _picture_track(container, first.shape, fps, crf, preset)
             track = None if sound is None else _SoundTrack(container, sound, rate_hz)
+            colours = VideoReformatter()
             for index, frame in enumerate(chain([first], iterator)):
-                picture = av.VideoFrame.from_ndarray(_checked_frame(path, frame, first.shape), format="rgb24")
-                picture = picture.reformat(format="yuv420p")
+                picture = av.VideoFrame.from_numpy_buffer(_checked_frame(path, frame, first.shape), format="rgb24")
+                picture = colours.reformat(picture, format="yuv420p", threads=1)
                 picture.pts = index
                 container.mux(video.encode(picture))
                 if track is not None:

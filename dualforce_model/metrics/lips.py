@@ -15,15 +15,18 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from dualforce_model import clock
-from dualforce_model.encoders.face_track import FaceTrackConfig, patches, shrink, to_gray, track_face
+from dualforce_model.encoders.face_track import FaceTrackConfig, patches, shrink, track_face
 from dualforce_model.metrics.base import JudgedClip
 
 # Places are shares of the cascade's face box. The region reaches from below the nostrils to the chin.
 MOUTH_CENTRE, MOUTH_EXTENT, MOUTH_PX = (0.5, 0.87), (0.35, 0.46), 32
 GAP_PX = 11  # rows of the region, 0.16 of the face: what is dark and less high than this can be a gap between lips
 SOFTEN_PX = 0.7
-TRACK = FaceTrackConfig(every=2, smoothing=1.0)
-TRACK_WINDOW = 7  # frames over which the box is averaged, without lag: judging may look ahead
+TRACK = FaceTrackConfig(every=1, smoothing=1.0)
+# Frames from one search for the face to the next, straight lines between: judging may look ahead. On 22 real clips the
+# opening agrees with a landmark net's as well (r 0.61) as with a search in every second frame (0.61); at 8 it is 0.58.
+SEARCH_EVERY = 5
+TRACK_WINDOW = 7  # frames over which the box is averaged, without lag
 
 SPEECH_BAND_HZ = (200.0, 4000.0)  # hum lies below, hiss above
 ENVELOPE_SAMPLES = 2 * clock.SAMPLES_PER_FRAME
@@ -38,8 +41,10 @@ def mouth_opening(frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"frames are {frames.dtype} {frames.shape}: expected uint8 [T, H, W, 3] with T >= 1")
-    track = _steady(track_face([to_gray(frame) for frame in frames], TRACK))
-    mouths = patches([_bright_lips(frame) for frame in frames], track, MOUTH_CENTRE, MOUTH_EXTENT, MOUTH_PX)
+    small = [shrink(np.ascontiguousarray(frame)) for frame in frames]
+    grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small]
+    lips = [_bright_lips(frame, gray) for frame, gray in zip(small, grays, strict=True)]
+    mouths = patches(lips, _steady(_face_track(grays)), MOUTH_CENTRE, MOUTH_EXTENT, MOUTH_PX)
     column = np.ones((GAP_PX, 1), np.uint8)
     gaps = [
         cv2.morphologyEx(
@@ -107,7 +112,14 @@ def _steady(track: Float32[np.ndarray, "T 3"]) -> Float32[np.ndarray, "T 3"]:
     return (windows @ (weights / weights.sum())).astype(np.float32)
 
 
-def _bright_lips(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w"]:
-    """Mean of red and luma, as small as the track's pictures: lips are nearly as bright as skin in it."""
-    red = shrink(np.ascontiguousarray(frame[..., 0]))
-    return cv2.addWeighted(red, 0.5, to_gray(frame), 0.5, 0.0)
+def _face_track(grays: list[np.ndarray]) -> Float32[np.ndarray, "T 3"]:
+    """Where the face is in every frame: searched in every fifth and the last, on straight lines between."""
+    searched = sorted({*range(0, len(grays), SEARCH_EVERY), len(grays) - 1})
+    found = track_face([grays[frame] for frame in searched], TRACK, closely=True)
+    lines = [np.interp(np.arange(len(grays)), searched, found[:, value]) for value in range(3)]
+    return np.stack(lines, axis=1).astype(np.float32)
+
+
+def _bright_lips(frame: UInt8[np.ndarray, "h w 3"], gray: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Mean of red and luma: lips are nearly as bright as skin in it."""
+    return cv2.addWeighted(np.ascontiguousarray(frame[..., 0]), 0.5, gray, 0.5, 0.0)

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from pydantic import Field
 
 from dualforce_model.config import Frozen
-from tasks.detectors.weights import Weights
+from tasks.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from dualforce_model.config import ConfigError
 from tasks.detectors.base import DetectorConfig, Face
 from tasks.detectors.search import faces_of, shrunk
-from tasks.detectors.weights import Weights, fingerprint
+from tasks.weights import Weights, fingerprint
 
 MAX_FACES = 4  # looked for in one picture; each that is not there costs another search
 SAME_FACE = 0.5  # intersection over union of meshes that are one face: at low thresholds it returns some twice
@@ -27,7 +27,8 @@ CORNERS = ((33, 133), (263, 362))  # of each eye; their middle does not move wit
 NOSE = 1
 MOUTH = (61, 291)
 WEIGHTS = Weights(
-    detector="mediapipe",
+    name="mediapipe",
+    setting="detector.weights",
     pattern="face_landmarker.task",
     folder="",
     origin="MediaPipe Face Landmarker, float16, version 1 (ai.google.dev/edge/mediapipe)",
@@ -55,7 +56,7 @@ class MediaPipe:
 
     def load(self) -> None:
         cv2.setNumThreads(1)  # workers are the parallelism
-        net, self._meshes = _open(self.path, self.config.min_score)
+        net, self._meshes = open_landmarker(WEIGHTS, self.path, self.config.min_score, MAX_FACES)
         weakref.finalize(self, net.close)  # its own __del__ fails when the interpreter ends
 
     def __call__(self, frame: UInt8[np.ndarray, "H W 3"], near: Sequence[Face] = ()) -> list[Face]:
@@ -82,9 +83,11 @@ def _once(boxes: Float[np.ndarray, "n 4"]) -> list[int]:
     return [int(index) for index in cv2.dnn.NMSBoxes(corner_and_size, sizes.prod(axis=1), 0.0, SAME_FACE)]
 
 
-def _open(path: Path, min_score: float) -> tuple[Any, Callable[[np.ndarray], Sequence[Any]]]:
+def open_landmarker(
+    weights: Weights, path: Path, min_score: float, num_faces: int
+) -> tuple[Any, Callable[[np.ndarray], Sequence[Any]]]:
     """The landmarker, and a function from an RGB picture to meshes; nothing is carried from one picture to the next."""
-    content = WEIGHTS.read(path)
+    content = weights.read(path)
     try:
         import mediapipe
         from mediapipe.tasks.python import BaseOptions, vision
@@ -92,18 +95,18 @@ def _open(path: Path, min_score: float) -> tuple[Any, Callable[[np.ndarray], Seq
         options = vision.FaceLandmarkerOptions(
             base_options=BaseOptions(model_asset_buffer=content),
             running_mode=vision.RunningMode.IMAGE,
-            num_faces=MAX_FACES,
+            num_faces=num_faces,
             min_face_detection_confidence=min_score,
             min_face_presence_confidence=min_score,
         )
         net = vision.FaceLandmarker.create_from_options(options)
     except (ImportError, OSError) as error:
         raise ConfigError(
-            f"detector mediapipe: its library does not load: {error}; it needs libEGL.so.1 and libGLESv2.so.2 "
+            f"{weights.name}: its library does not load: {error}; it needs libEGL.so.1 and libGLESv2.so.2 "
             "(Debian and Ubuntu: apt install libegl1 libgles2)"
         ) from error
     except (RuntimeError, ValueError) as error:
-        raise WEIGHTS.damaged(path, error) from error
+        raise weights.damaged(path, error) from error
 
     def meshes(picture: np.ndarray) -> Sequence[Any]:
         return net.detect(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=picture)).face_landmarks

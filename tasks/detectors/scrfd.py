@@ -13,13 +13,14 @@ from jaxtyping import UInt8
 
 from tasks.detectors.base import DetectorConfig, Face
 from tasks.detectors.search import faces_of, shrunk
-from tasks.detectors.weights import Weights, fingerprint
+from tasks.weights import Weights, fingerprint
 
 STRIDE_PX = 32  # of the coarsest grid: sides must be multiples of it
 NUM_OUTPUTS = (6, 9, 10, 15)  # three or five grids, without and with landmarks
 QUIET = 3  # onnxruntime: errors only; its warnings are about sizes other than the 640 px of the export
 WEIGHTS = Weights(
-    detector="scrfd",
+    name="scrfd",
+    setting="detector.weights",
     pattern="det_*.onnx",
     folder="buffalo_l",
     origin="InsightFace (github.com/deepinsight/insightface), model pack buffalo_l of the release model-zoo",

@@ -10,14 +10,15 @@ from jaxtyping import UInt8
 
 from tasks.detectors.base import DetectorConfig, Face
 from tasks.detectors.search import faces_of, shrunk
-from tasks.detectors.weights import Weights, fingerprint
+from tasks.weights import Weights, fingerprint
 
 SAME_FACE = 0.3  # intersection over union of boxes that are one face
 MAX_CANDIDATES = 5000
 ROW = 15  # x, y, width, height; five points; score
 LEAST_PX = 64  # at 32 and less a grid has one row, and OpenCV 4.14 answers with what lay in memory
 WEIGHTS = Weights(
-    detector="yunet",
+    name="yunet",
+    setting="detector.weights",
     pattern="face_detection_yunet_2023mar.onnx",
     folder="",
     origin="YuNet, release 2023mar of the OpenCV Zoo (github.com/opencv/opencv_zoo)",

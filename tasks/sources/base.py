@@ -120,15 +120,25 @@ class Source(Protocol):
 
     def listing(self) -> Listing:
         """The whole list at once. Raises SourceError if there is none, or if it has problems and must not."""
-        entries = list(self.entries())
-        problems = tuple(entry for entry in entries if isinstance(entry, ListingProblem))
+        clips: list[Clip] = []
+        problems = self.read(clips.append)
+        return Listing(clips=tuple(clips), problems=problems)
+
+    def read(self, take: Callable[[Clip], None]) -> tuple[ListingProblem, ...]:
+        """Hand over each clip as it is read; the problems. Raises SourceError as `listing` does, at the end."""
+        problems: list[ListingProblem] = []
+        for entry in self.entries():
+            if isinstance(entry, Clip):
+                take(entry)
+            elif isinstance(entry, ListingProblem):
+                problems.append(entry)
         if problems and self.config.strict:
             first = problems[0]
             raise SourceError(
                 f"{len(problems)} problems in a list that must have none, the first in {first.file}, line "
                 f"{first.line}: {first.message}; mend the list, or set strict: false to take the rest"
             )
-        return Listing(clips=tuple(entry for entry in entries if isinstance(entry, Clip)), problems=problems)
+        return tuple(problems)
 
 
 class Record(Protocol):

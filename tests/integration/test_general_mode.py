@@ -12,10 +12,11 @@ from dualforce_model.config import validate
 from flows.acquire import acquire
 from flows.curate import curate
 from flows.extract import extract
+from flows.inspection import failed_clips
 from flows.pipeline import PipelineRun, publish_account
 from tasks import curation
 from tasks.ledger import Ledger
-from tasks.records import Stage
+from tasks.records import Reason, Stage
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
 
@@ -31,6 +32,8 @@ def test_clips_without_faces_become_a_snapshot_of_video(tmp_path: Path, monkeypa
     videos = tmp_path / "videos"
     hum = (0.2 * np.sin(np.arange(55 * 640) / 20)).astype(np.float32)
     media.write_video(videos / "wide.mp4", landscape(192, 108, 1), hum)
+    smaller = [cv2.resize(frame, (128, 72), interpolation=cv2.INTER_AREA) for frame in landscape(192, 108, 1)]
+    media.write_video(videos / "wider.mp4", smaller, hum, crf=26)
     media.write_video(videos / "tall.mp4", landscape(110, 194, 2), None)
     media.write_video(videos / "cut.mp4", landscape(128, 96, 3)[:28] + landscape(128, 96, 4)[:27], None)
     values: dict[str, Any] = {
@@ -48,19 +51,24 @@ def test_clips_without_faces_become_a_snapshot_of_video(tmp_path: Path, monkeypa
     runs: dict[str, Any] = config.runs()
     acquire(runs["acquire"])
     curated, extracted = curate(runs["curate"]), extract(runs["extract"])
-    assert (curated.done, curated.impossible, curated.failed) == (3, {}, {})
+    assert (curated.done, curated.impossible, curated.failed) == (4, {}, {})
     assert (extracted.summary.done, extracted.failed_clips) == (2, 0)
     assert extracted.snapshot.written
     account = publish_account(config)
-    assert (account.listed, account.passed, account.quarantined) == (3, 2, {"shot_cut": 1})
+    assert (account.listed, account.passed, account.quarantined) == (4, 2, {"duplicate": 1, "shot_cut": 1})
+    assert extracted.snapshot.snapshot.quarantined == {"duplicate": 1, "shot_cut": 1}
+    (copy,) = (fate for fate in failed_clips(config, quarantined=True).fates if fate.reason == Reason.DUPLICATE)
+    assert copy.clip_id.startswith("folder-wider-")
+    assert "(pictures and sound of folder-wide-" in copy.measured
+    assert copy.measured in failed_clips(config, quarantined=True).text(with_traceback=False), "the id is whole"
     with Ledger(config.place.ledger_url) as ledger:
         crops = {row.value["has_sound"] for row in ledger.rows("general", stage=Stage.CURATE, state="done")}
     assert crops == {True, False}
     again = curate(runs["curate"])
-    assert (again.planned, again.kept) == (0, 3)
+    assert (again.planned, again.kept) == (0, 4)
 
     monkeypatch.setattr(curation, "VERSION", curation.VERSION + 1)  # as a release with other scores would
     rescored, kept = curate(runs["curate"]), extract(runs["extract"])
-    assert (rescored.planned, rescored.done) == (3, 3)
+    assert (rescored.planned, rescored.done) == (4, 4)
     assert kept.summary.planned == 0, "crops of equal bytes keep their features"
     assert kept.snapshot.snapshot.id == extracted.snapshot.snapshot.id

@@ -50,6 +50,16 @@ def test_a_whole_file_is_listed_without_a_report(tmp_path: Path) -> None:
         assert torch.equal(tensors["a"].read(), WEIGHTS["a"])
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["a.pth", "a.model"])
+def test_torchs_own_files_are_told_by_what_is_in_them(name: str, zipped: bool, tmp_path: Path) -> None:
+    """Torch wrote no zip files before 1.6, and weights of that age go by names of their own."""
+    torch.save(WEIGHTS, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    with ExitStack() as stack:
+        tensors = open_tensors([tmp_path / name], stack)
+        assert all(torch.equal(tensors[key].read(), wanted) for key, wanted in WEIGHTS.items())
+
+
 @pytest.mark.parametrize(
     ("data", "subject", "words"),
     [

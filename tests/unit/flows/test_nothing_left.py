@@ -113,9 +113,10 @@ def test_a_policy_that_cannot_be_decided_here_is_refused(tmp_path: Path) -> None
     policy, home = tmp_path / "strict.yaml", tmp_path / "home"
     policy.write_text("name: strict\ndrop:\n  occlusion: {at_most: 0.3, when_not_measured: drop}\n")
     home.mkdir()
-    said = refused(home, "run", "extract", "--config", FLOWS["extract"], f"policy={policy}")
+    chosen = (f"acquire.source.folder={tmp_path}", f"policy={policy}")
+    said = refused(home, "run", "pipeline", "--config", FLOWS["pipeline"], *chosen)
     assert "would drop every clip" in said
-    assert "a face parser" in said
+    assert "it takes curate.measures.mesh" in said
 
 
 @pytest.mark.parametrize(

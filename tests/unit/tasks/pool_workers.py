@@ -83,6 +83,7 @@ class Typed:
 
 ERRORS: dict[str, BaseException] = {
     "impossible": Impossible(Reason.NO_FACE, "0 of 10 frames"),
+    "shown": Impossible(Reason.NO_FACE, "0 of 10 frames", "crops/why.jpg"),
     "temporary": Temporary(FailureClass.THROTTLED, "come back later"),
     "memory": MemoryError("no more"),
     "cuda": type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),

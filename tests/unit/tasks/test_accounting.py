@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tasks.accounting import Account, Fate, account, fates
+from dualforce_model import media
+from tasks.accounting import Account, Fate, account, crop_fates, fates
 from tasks.artifacts import account_markdown, gallery_markdown
 from tasks.extract import ExtractConfig, wanted_features
 from tasks.ledger import Ledger
@@ -124,6 +126,58 @@ def test_artifacts_stay_small_and_say_why(tmp_path: Path) -> None:
     ]
     text = gallery_markdown(many, tmp_path)
     assert len(text) < 1_000_000
-    assert "252 more" in text
-    assert "blurred, 0.2" in text
+    assert "268 more are in the ledger" in text
+    assert "**quarantined** `c0`: blurred: `0.2`" in text
     assert "| quarantined: blurred | 300 |" in account_markdown(account(many))
+
+
+def test_every_reason_has_its_turn_in_the_gallery_and_broken_pictures_are_left_out(tmp_path: Path) -> None:
+    media.write_image(tmp_path / "good.jpg", np.full((300, 900, 3), 90, np.uint8))
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 no picture")
+    many = [fate(number, "failed") for number in range(100)]
+    many.append(fate(100, "quarantined").model_copy(update={"thumbnail": "good.jpg", "measured": "a `b`\n![x](y)"}))
+    many += [fate(101, "passed").model_copy(update={"thumbnail": name}) for name in ("bad.jpg", "gone.jpg")]
+    text = gallery_markdown(iter(many), tmp_path)
+    assert [line for line in text.splitlines() if line.startswith("###")] == [
+        "### failed: network, 100",
+        "### quarantined: no_face, 1",
+        "### passed, 2",
+    ]
+    assert text.count("![") == 2
+    assert "`a 'b' ![x](y)`" in text, "what strangers wrote is no markdown"
+    assert text.count("data:image/jpeg;base64") == 1
+    assert "and 71 more" in text
+    assert "71 more are in the ledger" in text
+
+
+def test_crops_have_a_fate_with_and_without_a_policy(tmp_path: Path) -> None:
+    good = {name: {"method": "m", "value": value} for name, value in GOOD_SCORES.items()}
+    brief = {**good, "duration_s": {"method": "m", "value": 1.0}}
+    with Ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        ledger.add_clips("d", [clip(name) for name in ("good", "brief", "nobody", "broken", "new")])
+        with ledger.lease("d", Stage.CURATE, "r") as lease:
+            for name, scores in (("good", good), ("brief", brief)):
+                value = {"scores": scores, "digest": "d", "thumbnail": f"{name}.jpg"}
+                ledger.record(lease, [row(name, Stage.CURATE, value=value)])
+            nobody = {"reason": "no_face", "detail": "0 of 9", "value": {"thumbnail": "nobody.jpg"}}
+            ledger.record(lease, [row("nobody", Stage.CURATE, "impossible", **nobody)])
+            ledger.record(lease, [row("broken", Stage.CURATE, "failed", failure="bug", detail="x", attempts=1)])
+        plain = {each.clip_id: each for each in crop_fates(ledger, "d")}
+        judged = {each.clip_id: each for each in crop_fates(ledger, "d", load_policy("configs/policy/demo.yaml"))}
+        whole = {each.clip_id: each for each in fates(ledger, "d", load_policy("configs/policy/demo.yaml"), CONFIG)}
+    assert {name: each.outcome for name, each in plain.items()} == {
+        "good": "done",
+        "brief": "done",
+        "nobody": "quarantined",
+        "broken": "failed",
+    }
+    assert {name: each.outcome for name, each in judged.items()} == {
+        "good": "passed",
+        "brief": "quarantined",
+        "nobody": "quarantined",
+        "broken": "failed",
+    }
+    assert (judged["brief"].reason, judged["brief"].thumbnail) == (Reason.TOO_SHORT, "brief.jpg")
+    assert judged["nobody"] == plain["nobody"]
+    assert plain["nobody"].thumbnail == "nobody.jpg"
+    assert "broken" not in {name for name, each in whole.items() if each.thumbnail}

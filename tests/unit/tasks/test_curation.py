@@ -118,12 +118,14 @@ def test_curating_again_gives_equal_bytes(root: Path, curate: Callable[..., Cura
     again = curate("raw/good.mp4", target="crops/again.mp4")
     assert again.digest == good.digest
     assert again.scores == good.scores
+    assert again.likeness == good.likeness
     assert (root / again.thumbnail).read_bytes() == (root / good.thumbnail).read_bytes()
 
 
-def test_the_thumbnail_shows_four_frames(root: Path, good: Curated) -> None:
+def test_the_thumbnail_shows_four_frames_and_their_crops(root: Path, good: Curated) -> None:
     assert good.thumbnail == "crops/good.jpg"
-    assert media.read_image(root / good.thumbnail).shape == (160, 640, 3)
+    assert media.read_image(root / good.thumbnail).shape[1] == 4 + 4 * (173 + 4)
+    assert (root / good.thumbnail).stat().st_size < 60_000
 
 
 def test_a_span_is_cut_where_the_list_says(
@@ -256,8 +258,8 @@ def test_the_key_of_a_face_crop_holds_the_same_as_ever() -> None:
     config, span = CurateConfig(), Span(start_s=0, end_s=4)
     detector = make_detector(config.detector).fingerprint()
     assert crop_key(config, "a" * 64, span) == digest("crop", VERSION, detector, config, "a" * 64, span)
-    assert VERSION == 2, "1 had no brightness, people_share, pitch and roll, and yaw of no detector"
-    assert digest("crop", VERSION, "detector", config, "a" * 64, span) == "70c38c113bccdd6da73c0c1170d256e6"
+    assert VERSION == 3, "2 had no identity, occlusion, sync_confidence, duplicates nor listed crops"
+    assert digest("crop", VERSION, "detector", config, "a" * 64, span) == "0ad26864553ed064422619c707d7335e"
 
 
 def test_where_weights_lie_is_not_in_the_key(shared: Path, tmp_path: Path) -> None:
@@ -272,10 +274,11 @@ def test_where_weights_lie_is_not_in_the_key(shared: Path, tmp_path: Path) -> No
 
 def test_what_cannot_be_measured_is_known_before_a_run() -> None:
     cascade = CurateConfig()
-    assert set(unmeasured(cascade)) == {"occlusion", "yaw_deg", "pitch_deg", "roll_deg"}
+    assert set(unmeasured(cascade)) == {"occlusion", "identity", "yaw_deg", "pitch_deg", "roll_deg"}
     assert unmeasured(cascade)["yaw_deg"] == "landmarks, and opencv_cascade gives none"
     landmarks = CurateConfig(detector=DetectorConfig(name="yunet"))
-    assert set(unmeasured(landmarks)) == set(unmeasured(None)) == {"occlusion"}
+    assert set(unmeasured(landmarks)) == {"occlusion", "identity"}
+    assert not unmeasured(None)
 
 
 def test_a_video_that_is_not_the_one_acquire_read_is_refused(tmp_path: Path, root: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_full_disk_is_one_clear_error_and_the_ledger_goes_on_when_there_is_roo
 def test_a_file_that_another_program_keeps_locked_is_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.ledger.BUSY_S", 0)
+    monkeypatch.setattr("tasks.ledger_engine.BUSY_S", 0)
     with Ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger, sqlite3.connect(tmp_path / "ledger.db") as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerError, match=r"cannot be written: database is locked; check .* no other program"):

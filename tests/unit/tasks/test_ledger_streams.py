@@ -38,6 +38,15 @@ def test_a_stream_has_the_rows_of_the_list(ledger: Ledger) -> None:
     assert list(ledger.stream("d", Stage.CURATE)) == []
 
 
+def test_rows_of_some_clips_are_theirs_alone(ledger: Ledger) -> None:
+    filled(ledger)
+    found = ledger.rows_of("d", Stage.EXTRACT, ["c0", "c3", "c4", "none"])
+    assert sorted(found, key=lambda row: (row.clip_id, row.feature)) == [
+        row for row in ledger.rows("d", Stage.EXTRACT) if row.clip_id in ("c0", "c3")
+    ]
+    assert ledger.rows_of("d", Stage.CURATE, ["c0"]) == ledger.rows_of("d", Stage.EXTRACT, []) == []
+
+
 def test_a_stream_without_values_is_the_same_but_for_them(ledger: Ledger) -> None:
     filled(ledger)
     bare = sorted(ledger.stream("d", Stage.EXTRACT, values=False), key=lambda row: (row.clip_id, row.feature))

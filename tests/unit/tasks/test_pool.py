@@ -87,6 +87,7 @@ def test_all_jobs_come_back_from_workers_built_once(open_pool: Open, tmp_path: P
 def test_every_way_to_fail_has_its_outcome_and_costs_nobody_else(open_pool: Open, tmp_path: Path) -> None:
     doing = {
         "impossible": "raise=impossible",
+        "shown": "raise=shown",
         "temporary": "raise=temporary",
         "disk": "raise=disk",
         "bug": "raise=bug",
@@ -102,6 +103,7 @@ def test_every_way_to_fail_has_its_outcome_and_costs_nobody_else(open_pool: Open
     found = by_id(open_pool().run(spec(tmp_path), jobs))
     assert set(found) == set(doing) | {f"good{number}" for number in range(10)}
     assert found["impossible"].impossible == (Reason.NO_FACE, "0 of 10 frames")
+    assert (found["impossible"].preview, found["shown"].preview) == (None, "crops/why.jpg")
     failures = {name: attempt.failure[0] for name, attempt in found.items() if attempt.failure}
     assert failures == {
         "temporary": FailureClass.THROTTLED,
@@ -299,3 +301,10 @@ def test_nothing_lives_after_a_local_pool_is_closed(monkeypatch: pytest.MonkeyPa
         list(pool.run(spec(tmp_path), [job("a"), job("b", "child")]))
     assert all(gone(pid) for pid in loaded(tmp_path))
     assert gone(int((tmp_path / "child").read_text()))
+
+
+def test_the_bound_on_memory_follows_the_machine_unless_it_is_given() -> None:
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert PoolConfig().in_flight_bytes == machine // 2
+    assert PoolConfig(address="auto").in_flight_bytes > machine, "a cluster's memory is not this machine's"
+    assert PoolConfig(address="auto", max_in_flight_bytes=7).in_flight_bytes == 7

@@ -83,7 +83,7 @@ def moving_picture(seed: int, num_frames: int) -> list[np.ndarray]:
 
 
 def cuts(frames: list[np.ndarray]) -> float:
-    return value(quality.shot_cuts([quality.glance(frame) for frame in frames]))
+    return value(quality.shot_cuts([quality.glance(media.Picture.of(frame)) for frame in frames]))
 
 
 def test_cuts_are_counted_and_camera_movement_is_none() -> None:
@@ -221,16 +221,37 @@ def test_lips_that_follow_the_sound_score_high_and_others_low(seed: int) -> None
 def test_the_offset_is_where_the_sound_went(lag: int) -> None:
     opening, envelope = talking(300, 0)
     late = opening[20:-20], envelope[20 - lag : len(envelope) - 20 - lag]
-    assert value(quality.sound_offset_ms(*late)) == pytest.approx(40 * lag, abs=12)
+    scores = quality.sound_sync(*late)
+    assert value(scores["sound_offset_ms"]) == pytest.approx(40 * lag, abs=12)
+    assert value(scores["sync_confidence"]) > 2
 
 
 def test_the_offset_is_not_guessed() -> None:
     opening, envelope = talking(250, 0)
-    strangers = [quality.sound_offset_ms(talking(250, seed)[0], envelope).value for seed in range(100, 120)]
-    assert sum(offset is not None for offset in strangers) <= 4  # syllables have a rhythm, so chance has a chance
-    assert quality.sound_offset_ms(np.full(250, 0.1, np.float32), envelope).value is None
-    assert quality.sound_offset_ms(opening, np.zeros(250, np.float32)).value is None
-    assert quality.sound_offset_ms(opening[:20], envelope[:20]).value is None
+    strangers = [quality.sound_sync(talking(250, seed)[0], envelope) for seed in range(100, 120)]
+    guesses = [scores["sound_offset_ms"].value for scores in strangers]
+    assert sum(offset is not None for offset in guesses) <= 4  # syllables have a rhythm, so chance has a chance
+    for curves, why in (
+        ((np.full(250, 0.1, np.float32), envelope), "needs a mouth that moves"),
+        ((opening, np.zeros(250, np.float32)), "needs sound and 1.2 s"),
+        ((opening[:20], envelope[:20]), "needs sound and 1.2 s"),
+    ):
+        scores = quality.sound_sync(*curves)
+        assert scores == dict.fromkeys(quality.SYNC_SCORES, Score(method=f"mouth opening and envelope: {why}"))
+
+
+def test_confidence_is_the_best_correlation_over_chance() -> None:
+    opening, envelope = talking(300, 0)
+    own = quality.sound_sync(opening, envelope)["sync_confidence"]
+    assert own.method == "mouth opening and envelope, over chance"
+    assert 0.9 * np.sqrt(300) / quality.OFFSET_CHANCE < value(own) <= np.sqrt(300) / quality.OFFSET_CHANCE
+    for seed in range(100, 120):
+        scores = quality.sound_sync(talking(300, seed)[0], envelope)
+        assert value(scores["sync_confidence"]) < 0.6 * value(own)
+        if scores["sound_offset_ms"].value is not None:
+            assert value(scores["sync_confidence"]) >= 1
+        else:
+            assert scores["sound_offset_ms"].method == "mouth opening and envelope: they agree at no lag"
 
 
 def test_what_cannot_be_measured_says_what_it_would_take() -> None:

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
+from dualforce_model.media import Picture
 from tasks import quality
 from tasks.detectors import Face
-from tasks.faces import link
+from tasks.evidence import Evidence, People
+from tasks.faces import centre_box, link
 from tasks.footage import Footage, HeldFrames
-from tasks.policy import DropRules, WeightRules
+from tasks.policy import ACROSS_CLIPS, DropRules, WeightRules
 from tasks.records import Score
-from tasks.scores import FACE_SCORES, People, face_scores, general_scores
+from tasks.scores import FACE_SCORES, scores_of_clip
 
 NUM_FRAMES = 25
 
@@ -18,7 +20,7 @@ NUM_FRAMES = 25
 def footage() -> Footage:
     rng = np.random.default_rng(0)
     frames, sightings = HeldFrames(), []
-    scene = rng.integers(0, 255, (90, 120, 3), np.uint8)
+    scene = Picture.of(rng.integers(0, 255, (90, 120, 3), np.uint8))
     for index in range(NUM_FRAMES):
         frames.add(scene)
         if index % 5 == 0:
@@ -30,8 +32,10 @@ def test_both_modes_give_scores_of_the_same_names(footage: Footage) -> None:
     (track,) = link(footage.sightings, 10)
     crops = np.zeros((NUM_FRAMES, 64, 64, 3), np.uint8)
     sound = np.random.default_rng(1).normal(0, 0.1, 16000).astype(np.float32)
-    with_face, general = face_scores(footage, People(track, (track,)), crops, sound), general_scores(footage, sound)
-    assert set(with_face) == set(general) == set(DropRules.model_fields)
+    square = centre_box(footage.width, footage.height)
+    with_face = scores_of_clip(Evidence(footage, People(track, (track,)), square, crops, sound))
+    general = scores_of_clip(Evidence(footage, None, square, crops, sound))
+    assert set(with_face) == set(general) == set(DropRules.model_fields) - ACROSS_CLIPS
     assert set(WeightRules.model_fields) <= set(with_face)
     for name, score in general.items():
         if name in FACE_SCORES:
@@ -42,7 +46,8 @@ def test_both_modes_give_scores_of_the_same_names(footage: Footage) -> None:
 
 
 def test_without_sound_the_sound_scores_say_so(footage: Footage) -> None:
-    scores = general_scores(footage, np.zeros(0, np.float32))
+    square, crops = centre_box(footage.width, footage.height), np.zeros((NUM_FRAMES, 64, 64, 3), np.uint8)
+    scores = scores_of_clip(Evidence(footage, None, square, crops, np.zeros(0, np.float32)))
     assert scores["loudness_db"].value == quality.SILENCE_DB
     assert scores["speech_share"].value == 0
     assert scores["snr_db"].value is None

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dualforce_model import media, storage
 from dualforce_model.media import MediaError, MediaLimits
-from dualforce_model.media.pictures import _turned
+from dualforce_model.media.picture import upright
 
 SIDE = 64
 
@@ -269,7 +269,8 @@ def test_the_display_matrix_is_applied(tmp_path: Path) -> None:
 def test_all_eight_turns_and_mirrors(matrix: list[list[int]], corner: tuple[int, int]) -> None:
     picture = np.zeros((2, 3, 3), np.uint8)
     picture[0, 0] = 255
-    turned = _turned(picture, np.array(matrix) * 65536)
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    turned = upright(frame, (3, 2), np.array(matrix) * 65536).to_ndarray()
     assert turned.shape[:2] == ((3, 2) if matrix[0][0] == 0 else (2, 3))
     assert turned[corner].all()
     assert turned.sum() == 3 * 255

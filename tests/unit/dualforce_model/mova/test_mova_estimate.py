@@ -256,7 +256,7 @@ def test_the_command_on_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--preset", "mova-360p", "--checkpoint", "."], "give either --preset or --config, or --checkpoint"),
+        (["--preset", "mova-360p", "--checkpoint", "."], "give exactly one of --preset, --config and --checkpoint"),
         (["--preset", "mova-360p", "--crop-px", "96"], "are not for MOVA"),
         (["--checkpoint", ".", "--batch-size", "2"], "are not for MOVA"),
     ],

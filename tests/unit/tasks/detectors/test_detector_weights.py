@@ -11,7 +11,7 @@ from dualforce_model.errors import InputError
 from flows.preflight import check_curate
 from tasks.curation import CurateConfig
 from tasks.detectors import DETECTORS, DetectorConfig, make_detector
-from tasks.detectors.weights import MAX_BYTES, DamagedWeightsError, MissingWeightsError
+from tasks.weights import MAX_BYTES, DamagedWeightsError, MissingWeightsError
 
 ConfigOf = Callable[..., DetectorConfig]
 

@@ -94,7 +94,8 @@ def test_boxes_and_landmarks_are_in_pixels_of_the_picture_given(
 def test_wide_and_high_pictures_keep_their_proportions(
     name: str, portrait: np.ndarray, detector_of: DetectorOf
 ) -> None:
-    detector = detector_of(name, min_face=0.05)
+    sure = 0.3 if name == "opencv_cascade" else 0.5  # a small face: the cascade is 0.4 sure
+    detector = detector_of(name, min_face=0.05, min_score=sure)
     (known,) = detector(portrait)
     for height, width, top, left in ((512, 851, 0, 300), (807, 512, 233, 0)):
         picture = np.full((height, width, 3), 90, np.uint8)
@@ -188,6 +189,6 @@ def test_two_faces_are_two(name: str, portrait: np.ndarray, detector_of: Detecto
 
 def test_the_fingerprint_holds_the_version() -> None:
     class Other(OpenCVCascade):
-        version = 2
+        version = OpenCVCascade.version + 1
 
     assert Other(DetectorConfig()).fingerprint() != OpenCVCascade(DetectorConfig()).fingerprint()

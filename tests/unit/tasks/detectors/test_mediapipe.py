@@ -39,7 +39,7 @@ def test_a_system_library_that_does_not_load_is_named(tmp_path: Path, config_of:
         check=True,
         timeout=120,
     )
-    assert out.stdout.startswith("ConfigError detector mediapipe: its library does not load: ")
+    assert out.stdout.startswith("ConfigError mediapipe: its library does not load: ")
     assert "libegl1 libgles2" in out.stdout
 
 

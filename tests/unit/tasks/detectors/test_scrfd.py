@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tasks.detectors import Detector, DetectorConfig, make_detector
-from tasks.detectors.weights import DamagedWeightsError
+from tasks.weights import DamagedWeightsError
 
 STRIDES = (8, 16, 32)
 EDGES = (0.5, 0.25, 1.5, 1.75)  # left, top, right, bottom of the box, in strides from the anchor

@@ -1,5 +1,7 @@
 """How spans become training clips."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,15 +41,30 @@ def test_pieces_and_their_ids() -> None:
     assert cut_spans(_clip(20, 95), 300.0, 10.0) == pieces
 
 
-def test_frames_belong_to_the_whole_span_and_the_crop_to_every_piece() -> None:
+def test_every_piece_has_its_share_of_the_frames_and_the_whole_crop() -> None:
     frames, crop = Frames(first=0, end=500, fps=25.0), CropBox(left=0, top=0, right=1, bottom=1)
     listed = _clip(0, 20).model_copy(update={"frames": frames, "crop": crop})
     (whole,) = cut_spans(listed, 60.0, 30.0)
     (cut_short,) = cut_spans(listed, 15.0, 30.0)
     pieces = cut_spans(listed, 60.0, 10.0)
-    assert (whole.frames, cut_short.frames) == (frames, None)
-    assert [(piece.frames, piece.crop) for piece in pieces] == [(None, crop)] * 2
+    assert (whole.frames, cut_short.frames) == (frames, Frames(first=0, end=375, fps=25.0))
+    assert [piece.frames for piece in pieces] == [Frames(first=f, end=f + 250, fps=25.0) for f in (0, 250)]
+    assert {piece.crop for piece in pieces} == {crop}
     assert [piece.clip_id for piece in pieces] == [piece.clip_id for piece in cut_spans(_clip(0, 20), 60.0, 10.0)]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4000), st.sampled_from([12.5, 23.98, 25.0, 29.97, 60.0]))
+def test_pieces_share_the_frames_among_them(first: int, length: int, fps: float) -> None:
+    frames = Frames(first=first, end=first + length, fps=fps)
+    listed = _clip(first / fps, frames.end / fps).model_copy(update={"frames": frames})
+    shares = [piece.frames for piece in cut_spans(listed, 2000.0, 10.0)]
+    assert shares[0] is not None
+    assert shares[-1] is not None
+    assert (shares[0].first, shares[-1].end) == (frames.first, frames.end)
+    for before, after in pairwise(shares):
+        assert before is not None
+        assert after is not None
+        assert before.end == after.first
 
 
 def test_a_short_tail_is_shared_not_lost() -> None:

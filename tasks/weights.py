@@ -1,4 +1,4 @@
-"""Weights of detectors: whose they are, where they lie, and what to do where they do not. Nothing is ever downloaded.
+"""Weights of detectors and measures: whose, where they lie, what to do where they do not. Nothing is ever downloaded.
 
 path = WEIGHTS.find(config.weights)   # or MissingWeightsError, with the command that gets them
 content = WEIGHTS.read(path)
@@ -31,7 +31,8 @@ class DamagedWeightsError(InputError):
 class Weights:
     """A file that others trained and published."""
 
-    detector: str
+    name: str  # of the detector or measure that reads it
+    setting: str  # that names the file
     pattern: str  # its name; with `*` where several sizes of the model exist
     folder: str  # where it is looked for below WEIGHTS_FOLDER
     origin: str  # project and release
@@ -58,12 +59,12 @@ class Weights:
         offered = sorted(path for path in place.glob(self.pattern) if path.is_file()) if place.is_dir() else []
         if len(offered) > 1:
             names = ", ".join(path.name for path in offered)
-            raise InputError(f"{place}: {names}; detector.weights for {self.detector} names one of them")
+            raise InputError(f"{place}: {names}; {self.setting} for {self.name} names one of them")
         if not offered:
             found = f"no {self.pattern} in it" if place.is_dir() else "no such file or folder"
             raise MissingWeightsError(
-                f"{place}: {found}; {self.detector} needs {self.pattern} of {self.origin} (licence: {self.licence}). "
-                f"Nothing is downloaded for you: set detector.weights to the file, or get it with: {self.command}"
+                f"{place}: {found}; {self.name} needs {self.pattern} of {self.origin} (licence: {self.licence}). "
+                f"Nothing is downloaded for you: set {self.setting} to the file, or get it with: {self.command}"
             )
         return offered[0]
 
@@ -84,7 +85,7 @@ class Weights:
         """The error for a file that cannot be used."""
         reason = " ".join(str(why).split())[:300]
         return DamagedWeightsError(
-            f"{path}: not a model that {self.detector} can use: {reason}. Expected {self.pattern} of {self.origin}; "
+            f"{path}: not a model that {self.name} can use: {reason}. Expected {self.pattern} of {self.origin}; "
             f"get it anew with: {self.command}"
         )
 
