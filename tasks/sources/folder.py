@@ -24,7 +24,7 @@ class FolderConfig(SourceSettings):
     name: Literal["folder"] = "folder"
     folder: Path = Field(description="folder whose videos are taken, with all folders below it")
     suffixes: tuple[str, ...] = Field(
-        (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv"),
+        (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".gif"),
         min_length=1,
         description="file names that count as videos, in small letters; other files are not looked at",
     )
