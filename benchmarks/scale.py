@@ -1,11 +1,13 @@
-"""What runs and looks cost on a full ledger: the list again, plan, status, failures, and stages with nothing to do.
+"""What runs and looks cost on a full ledger: the list again, plan, status, failures, every clip's scores, stages with
+nothing to do, and the snapshot that is there already.
 
     python -m benchmarks.scale [--clips 35666 --clips 500000]
 
 The list is one of URLs, five spans from each video. In the ledger every clip has ended: of each stage's clips one in
 ten is impossible and one in twenty failed too often, the rest went on to the next stage, with the values that real
-stages store. Every work is a process of its own: seconds are the process's own, imports left out, and memory is its
-peak, imports and all.
+stages store. Those that are through make up a snapshot, whose shards are empty: none is read to find that it is there.
+Every work is a process of its own: seconds are the process's own, imports left out, and memory is its peak, imports and
+all.
 """
 
 import hashlib
@@ -27,9 +29,21 @@ from pydantic import Field
 
 from benchmarks.listing import ROOT, write_urls
 from dualforce_model.config import Frozen
-from dualforce_model.storage import write_json
+from dualforce_model.schema import (
+    SPLITS,
+    FeatureRef,
+    Snapshot,
+    SnapshotRow,
+    encode_head,
+    encode_manifest,
+    head_key,
+    manifest_key,
+)
+from dualforce_model.storage import Storage, write_json
+from flows.clip_report import clip_reports
 from flows.inspection import failed_clips, pipeline_status, plan_pipeline
 from flows.pipeline import PipelineRun
+from tasks.accounting import AcrossClips
 from tasks.acquiring import AcquireConfig, AcquireWork
 from tasks.curating import CurateWork
 from tasks.duplicates import NUM_DIGITS
@@ -37,8 +51,11 @@ from tasks.extract import wanted_features
 from tasks.ledger import Ledger, Row
 from tasks.place import Place
 from tasks.planning import Plan
+from tasks.policy import Policy, load_policy
 from tasks.records import FailureClass, Reason, Stage
 from tasks.scores import FACE_SCORES
+from tasks.snapshot import decide, rows_id, tag_snapshot
+from tasks.snapshotting import build_from_ledger, candidates
 from tasks.sources import UrlsConfig
 from tasks.stages import run_stage
 from tasks.tables import table
@@ -48,7 +65,14 @@ ATTEMPTS = 3
 PART = 20_000  # rows written at once
 TRACEBACK = "Traceback (most recent call last):\n" + '  File "worker.py", line 1, in call\n' * 12
 SCORES = ("duration_s", "shot_cuts", "loudness_db", "speech_share", "snr_db", *FACE_SCORES)
-VALUES = {"duration_s": 7.72, "people": 1.0, "face_px": 300.0, "loudness_db": -24.5, "speech_share": 0.81}
+VALUES = {  # the policy drops none
+    "duration_s": 7.72,
+    "people": 1.0,
+    "face_px": 300.0,
+    "loudness_db": -24.5,
+    "speech_share": 0.81,
+    "identity": 0.9,
+}
 
 
 class Cost(Frozen):
@@ -95,7 +119,7 @@ def run_at(folder: Path) -> PipelineRun:
 
 
 def fill(folder: Path, count: int) -> int:
-    """A ledger in which every clip has ended."""
+    """A ledger in which every clip has ended, and a snapshot of those that are through."""
     run = run_at(folder)
     write_urls(folder / "list.csv", count)
     with Ledger(run.place.ledger_url) as ledger:
@@ -111,6 +135,10 @@ def fill(folder: Path, count: int) -> int:
         with ledger.lease(run.place.dataset, Stage.EXTRACT, "fill") as lease:
             for rows in _in_parts(_features(run, ledger)):  # a lease is renewed between two transactions
                 ledger.record(lease, rows)
+        policy = load_policy(run.policy)
+        across = AcrossClips(ledger, run.place.dataset, policy)
+        rows, _ = decide(candidates(ledger, run.place.dataset, run.extract, across), policy, run.snapshot.split)
+    _seal(run, policy, rows)
     return count
 
 
@@ -181,9 +209,40 @@ def _features(run: PipelineRun, ledger: Ledger) -> Iterator[Row]:
     clip_ids = [row.clip_id for row in ledger.rows(run.place.dataset, stage=Stage.CURATE, state="done")]
     keys = {clip_id: wanted_features(run.extract, _digest(clip_id)) for clip_id in clip_ids}
     for modality in run.extract.modalities:
-        ref = {"shard": f"features/{modality}/{'0' * 32}.safetensors", "num_bytes": 123_456, "offset": 654_321}
         targets = ((clip_id, wanted[modality][0], modality) for clip_id, wanted in keys.items())
-        yield from _ended(Stage.EXTRACT, targets, lambda _, ref=ref: {"ref": ref, "part": "p.safetensors"})  # type: ignore[misc]
+        refs = {clip_id: _ref(clip_id, modality, *wanted[modality]) for clip_id, wanted in keys.items()}
+        yield from _ended(Stage.EXTRACT, targets, lambda clip_id, refs=refs: {"ref": refs[clip_id], "part": "p"})  # type: ignore[misc]
+
+
+def _ref(clip_id: str, modality: str, key: str, fingerprint: str) -> dict[str, str]:
+    """Where a feature lies: in one of 256 shards."""
+    shard = f"features/{modality}/{_digest(clip_id)[-4:].zfill(32)}.safetensors"
+    return FeatureRef(modality=modality, fingerprint=fingerprint, key=key, shard=shard, clip_id=clip_id).model_dump()
+
+
+def _seal(run: PipelineRun, policy: Policy, rows: tuple[SnapshotRow, ...]) -> None:
+    """The snapshot of these rows as a build leaves it, but for what it reads from shards."""
+    store, manifest = Storage(run.place.store_url), encode_manifest(rows)
+    for shard in {ref.shard for row in rows for ref in row.features.values()}:
+        store.write(shard, b"")
+    snapshot = Snapshot(
+        id=rows_id(rows, policy),
+        content="unread",
+        dataset=run.place.dataset,
+        policy=policy.model_dump(mode="json"),
+        modalities={},
+        statistics={},
+        num_rows=len(rows),
+        num_frames=sum(row.num_frames for row in rows),
+        splits={name: sum(row.split == name for row in rows) for name in SPLITS},
+        quarantined={},
+        failed={},
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        manifest_digest=hashlib.sha256(manifest).hexdigest(),
+    )
+    store.write(manifest_key(snapshot.id), manifest)
+    store.write(head_key(snapshot.id), encode_head(snapshot))
+    tag_snapshot(store, snapshot.id, run.snapshot.tag)
 
 
 # ---------------------------------------------------------------------------------------------------------- the works
@@ -217,6 +276,17 @@ def _failures(folder: Path) -> int:
     return len(found.fates)
 
 
+def _clips(folder: Path) -> int:
+    return sum(bool(report.text()) for report in clip_reports(run_at(folder), None))
+
+
+def _snapshot(folder: Path) -> int:
+    run = run_at(folder)
+    built = build_from_ledger(run.place, run.policy, run.extract, run.snapshot)
+    assert not built.written, "it is there"
+    return built.snapshot.num_rows
+
+
 def _nothing(stage: Stage) -> Callable[[Path], int]:
     """A run of a stage that finds all of it there."""
 
@@ -238,7 +308,9 @@ WORKS: dict[str, Callable[[Path], int]] = {
     "plan": _plan,
     "status": _status,
     "failures": _failures,
+    "clips": _clips,
     **{f"{stage} again": _nothing(stage) for stage in Stage},
+    "snapshot again": _snapshot,
 }
 
 
@@ -264,7 +336,7 @@ def measure(folder: Path, count: int) -> list[Line]:
     lines = []
     for work in WORKS:
         cost = _measure(work, folder, count)
-        if work in ("relist", "plan", "status", "acquire again") and cost.clips != count:
+        if work in ("relist", "plan", "status", "clips", "acquire again") and cost.clips != count:
             raise RuntimeError(f"{work}: saw {cost.clips} clips of {count}")
         click.echo(f"{count:,} clips: {work} {cost.seconds:.1f} s, {cost.peak_mb:.0f} MB", err=True)
         lines.append(Line(clips=count, work=work, seconds=cost.seconds, peak_mb=cost.peak_mb))

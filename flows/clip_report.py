@@ -5,7 +5,7 @@ from itertools import islice
 
 from flows.extract import ExtractRun
 from flows.pipeline import PipelineRun
-from tasks.accounting import AcrossClips, Fate, each_fate, scores_of
+from tasks.accounting import AcrossClips, Crops, Fate, each_fate, scores_of
 from tasks.ledger import Ledger
 from tasks.policy import load_policy
 from tasks.records import Score, Stage
@@ -39,7 +39,8 @@ def clip_reports(run: PipelineRun | ExtractRun, policy: str | None) -> Iterator[
     with Ledger(run.place.ledger_url, missing="empty") as ledger:
         judged_by = load_policy(policy or run.policy)
         across = AcrossClips(ledger, dataset, judged_by)
-        fates = each_fate(ledger, dataset, judged_by, run.extract)
+        crops = Crops(ledger, dataset, judged_by, across)
+        fates = each_fate(ledger, dataset, judged_by, run.extract, crops)
         while some := list(islice(fates, AT_ONCE)):
             rows = ledger.rows_of(dataset, Stage.CURATE, [fate.clip_id for fate in some])
             scores = {row.clip_id: scores_of(row) | across.scores_of(row) for row in rows if row.state == "done"}

@@ -111,15 +111,18 @@ def failures(out: Path, config: Path | None, quarantined: bool, with_traceback: 
 @click.option("--clip", "named", multiple=True, help="only this clip; may be given many times")
 @json_option
 def clips(out: Path, config: Path | None, policy: str | None, named: tuple[str, ...], as_json: bool) -> None:
-    """Every clip with its outcome, the reason, and all its scores with the methods that measured them."""
+    """Every clip with its outcome, the reason, and all its scores; with --json also the methods that measured them."""
     from flows.clip_report import clip_reports
+    from tasks.policy import load_policy
 
-    reports = clip_reports(_begun(out, config), policy)
+    run = _begun(out, config)
+    judged_by, reports = load_policy(policy or run.policy).name, clip_reports(run, policy)
+    tell(f"outcomes under policy {judged_by}")
     chosen = (report for report in reports if not named or report.clip_id in named)
     missing = set(named)
     if as_json:
         found = [report.model_dump(mode="json") for report in chosen]
-        click.echo(json.dumps({"clips": found}, indent=2, sort_keys=True))
+        click.echo(json.dumps({"policy": judged_by, "clips": found}, indent=2, sort_keys=True))
         missing -= {report["clip_id"] for report in found}
     else:
         for report in chosen:

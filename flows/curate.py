@@ -26,7 +26,7 @@ class CurateRun(FlowRun):
     stage: StageConfig = StageConfig()
     curate: CurateConfig = CurateConfig()
     policy: str | None = Field(
-        None, description="the contact sheet tells what this policy would make of the clips; nothing else depends on it"
+        None, description="what the contact sheet, status, clips and failures judge by; crops do not depend on it"
     )
 
     def check(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from flows.preflight import FlowRun, check_begun, check_extract, check_policy, c
 from tasks.artifacts import publish, stage_markdown
 from tasks.extract import ExtractConfig
 from tasks.extracting import ExtractWork
+from tasks.ledger import Ledger
 from tasks.place import Place
 from tasks.policy import load_policy
 from tasks.pool import PoolConfig
@@ -55,18 +56,26 @@ class ExtractResult(Frozen):
 def extract(config: ExtractRun, selection: Selection = NOTHING_AGAIN) -> ExtractResult:
     """Encode what the keys say is missing or stale, then build a snapshot of all that passes."""
     checked(config)
-    policy = load_policy(config.policy)
+    policy, works = load_policy(config.policy), list[ExtractWork]()
+
+    def work(ledger: Ledger) -> ExtractWork:
+        works.append(ExtractWork(config.extract, policy, config.place, ledger))
+        return works[-1]
+
     with spending(config.place.folder, "extract") as spent:
         summary = run_stage(
             Stage.EXTRACT,
-            lambda ledger: ExtractWork(config.extract, policy, config.place, ledger),
+            work,
             config.place,
             config.pool,
             config.stage,
             selection,
             run_id=str(flow_run.id),
         )
-        snapshot = build_from_ledger(config.place, config.policy, config.extract, config.snapshot)
+        # Encoding takes hours, in which others may curate; a run with nothing to encode has just looked.
+        across = None if summary.planned else works.pop().across
+        works.clear()
+        snapshot = build_from_ledger(config.place, config.policy, config.extract, config.snapshot, across)
         spent.idle = not (summary.planned or snapshot.written)
     publish("extract", f"{stage_markdown(summary)}\n\n```\n{snapshot.text()}\n```", "what encoding came to")
     return ExtractResult(summary=summary, snapshot=snapshot)

@@ -1,6 +1,8 @@
 """What `plan`, `status` and `failures` say about a pipeline's folder. Reads only."""
 
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from pydantic import Field
 
@@ -17,12 +19,16 @@ from tasks.records import Reason, Stage
 from tasks.stages import clips, plan_stage
 from tasks.tables import table
 
+BRIEF = 60  # letters of what was measured that a table has room for
+
 
 class StatusReport(Frozen):
     """Where everything stands."""
 
     dataset: str
+    policy: str = Field(description="name of the policy that judged")
     clips: Account
+    waits_for: dict[Stage, int] = Field({}, description="clips that wait, by the stage that has not reached them")
     holders: tuple[Holding, ...]
     snapshots: tuple[str, ...]
     checkpoints: tuple[str, ...]
@@ -32,8 +38,9 @@ class StatusReport(Frozen):
         rows = [("passed", self.clips.passed)]
         rows += [(f"quarantined: {reason}", count) for reason, count in self.clips.quarantined.items()]
         rows += [(f"failed: {failure}", count) for failure, count in self.clips.failed.items()]
-        rows += [("waiting", self.clips.waiting), ("listed", self.clips.listed)]
-        lines = [f"data set {self.dataset}", table(("clips", "count"), rows)]
+        rows += [(f"waiting for {stage}", count) for stage, count in self.waits_for.items()]
+        rows += [("listed", self.clips.listed)]
+        lines = [f"data set {self.dataset}, policy {self.policy}", table(("clips", "count"), rows)]
         for held in self.holders:
             since = time.strftime("%H:%M:%S", time.localtime(held.since))
             lines.append(f"{held.stage}: held by {held.holder} since {since}, run {held.run_id}")
@@ -43,22 +50,26 @@ class StatusReport(Frozen):
 
 def _brief(fate: Fate) -> str:
     """What was measured, cut to the width of a table; the id of the clip that one is a duplicate of is not cut."""
-    measured = fate.measured if fate.reason == Reason.DUPLICATE else fate.measured[:60]
+    measured = fate.measured
+    if len(measured) > BRIEF and fate.reason != Reason.DUPLICATE:
+        measured = f"{measured[: BRIEF - 3]}..."
     return f"{measured} {fate.threshold}".strip()
 
 
 class FailureReport(Frozen):
     """Clips that did not pass."""
 
+    policy: str = Field(description="name of the policy that judged")
     fates: tuple[Fate, ...]
     tracebacks: dict[str, str]
 
     def text(self, with_traceback: bool) -> str:
         """For people."""
         if not self.fates:
-            return "no clip failed and none is quarantined"
+            return f"no clip failed and none is quarantined (policy {self.policy})"
         rows = [(f.clip_id, f.outcome, f.stage, f.reason, _brief(f)) for f in self.fates]
         text = table(("clip", "outcome", "stage", "why", "measured"), rows)
+        text += f"\n\nquarantined by policy {self.policy}, where it is not a fact"
         if with_traceback:
             text += "".join(f"\n\n{clip_id}\n{trace.rstrip()}" for clip_id, trace in self.tracebacks.items())
         return text
@@ -112,26 +123,38 @@ def pipeline_status(run: PipelineRun | ExtractRun) -> StatusReport:
     """Clips, holders, snapshots, checkpoints."""
     from tasks.snapshotting import listing
 
+    policy, waits_for = load_policy(run.policy), Counter[Stage]()
     with Ledger(run.place.ledger_url, missing="empty") as ledger:
-        counts = account(each_fate(ledger, run.place.dataset, load_policy(run.policy), run.extract))
+        counts = account(_counted(each_fate(ledger, run.place.dataset, policy, run.extract), waits_for))
         holders = tuple(ledger.holders(run.place.dataset))
     checkpoints = sorted(str(path.parent) for path in run.place.folder.glob("training/*/checkpoints/*/state.json"))
     return StatusReport(
         dataset=run.place.dataset,
+        policy=policy.name,
         clips=counts,
+        waits_for={stage: waits_for[stage] for stage in Stage if waits_for[stage]},
         holders=holders,
         snapshots=tuple(listing(run.place.store_url, required=False).lines()),
         checkpoints=tuple(checkpoints),
     )
 
 
+def _counted(fates: Iterable[Fate], waits_for: Counter[Stage]) -> Iterator[Fate]:
+    """The same fates; those that wait are counted on their way."""
+    for fate in fates:
+        if fate.outcome == "waiting":
+            waits_for[fate.stage] += 1
+        yield fate
+
+
 def failed_clips(run: PipelineRun | ExtractRun, *, quarantined: bool) -> FailureReport:
     """Clips that failed, and on request those quarantined."""
     wanted = {"failed", "quarantined"} if quarantined else {"failed"}
+    policy = load_policy(run.policy)
     with Ledger(run.place.ledger_url, missing="empty") as ledger:
-        standing = each_fate(ledger, run.place.dataset, load_policy(run.policy), run.extract)
+        standing = each_fate(ledger, run.place.dataset, policy, run.extract)
         chosen = tuple(fate for fate in standing if fate.outcome in wanted)
         tracebacks = {
             row.clip_id: row.detail for stage in Stage for row in ledger.stream(run.place.dataset, stage, "failed")
         }
-    return FailureReport(fates=chosen, tracebacks=tracebacks)
+    return FailureReport(policy=policy.name, fates=chosen, tracebacks=tracebacks)

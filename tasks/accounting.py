@@ -50,16 +50,16 @@ class Account(Frozen):
         return self
 
 
-def verdicts(ledger: Ledger, dataset: str, policy: Policy) -> Iterator[tuple[Row, Verdict]]:
-    """The policy's verdict on every crop, from the scores stored with it, one at a time."""
-    across = AcrossClips(ledger, dataset, policy)
+def verdicts(
+    ledger: Ledger, dataset: str, policy: Policy, across: "AcrossClips | None" = None
+) -> Iterator[tuple[Row, Verdict]]:
+    """The policy's verdict on every crop, from the scores stored with it, one at a time.
+
+    Whoever has the policy's `across` gives it: to find duplicates is most of the work.
+    """
+    known = across or AcrossClips(ledger, dataset, policy)
     for row in ledger.stream(dataset, Stage.CURATE, "done"):
-        yield row, judge(policy, row.clip_id, scores_of(row) | across.scores_of(row))
-
-
-def crop_verdicts(ledger: Ledger, dataset: str, policy: Policy) -> dict[str, tuple[Row, Verdict]]:
-    """The same of all crops at once, by clip."""
-    return {row.clip_id: (row, verdict) for row, verdict in verdicts(ledger, dataset, policy)}
+        yield row, judge(policy, row.clip_id, scores_of(row) | known.scores_of(row))
 
 
 class AcrossClips:
@@ -86,20 +86,16 @@ class AcrossClips:
 
 def _twins(ledger: Ledger, dataset: str, policy: Policy) -> dict[str, Twin]:
     """Duplicates among the crops that the policy lets pass otherwise; the first in the list is none."""
-    seen = Likenesses()
+    others = policy.model_copy(update={"drop": policy.drop.model_copy(update={"duplicate": None})})
+    passing = Likenesses()
     for row in ledger.stream(dataset, Stage.CURATE, "done"):
-        seen.add(row.clip_id, str(row.value.get("likeness", "")))
-    pairs = seen.pairs()
+        if not isinstance(judge(others, row.clip_id, scores_of(row)), Quarantined):
+            passing.add(row.clip_id, str(row.value.get("likeness", "")))
+    pairs = passing.pairs()
     alike = {clip_id for pair in pairs for group in (pair.first, pair.second) for clip_id in group}
     if not alike:
         return {}
-    others = policy.model_copy(update={"drop": policy.drop.model_copy(update={"duplicate": None})})
-    passing = {
-        row.clip_id
-        for row in ledger.rows_of(dataset, Stage.CURATE, sorted(alike))
-        if not isinstance(judge(others, row.clip_id, scores_of(row)), Quarantined)
-    }
-    order = {clip.clip_id: place for place, clip in enumerate(ledger.clips(dataset)) if clip.clip_id in passing}
+    order = {clip.clip_id: place for place, clip in enumerate(ledger.clips(dataset)) if clip.clip_id in alike}
     return duplicates(pairs, order)
 
 
@@ -108,18 +104,8 @@ def scores_of(row: Row) -> dict[str, Score]:
     return {name: Score.model_validate(score) for name, score in row.value["scores"].items()}
 
 
-def current_features(ledger: Ledger, dataset: str, config: ExtractConfig) -> dict[str, list[Row]]:
-    """Extract rows made from today's crops by today's extractors, by clip; older ones say nothing any more."""
-    crops = {row.clip_id: str(row.value["digest"]) for row in ledger.stream(dataset, Stage.CURATE, "done")}
-    current: dict[str, list[Row]] = {}
-    for row in _current(ledger.rows(dataset, stage=Stage.EXTRACT), crops, config):
-        current.setdefault(row.clip_id, []).append(row)
-    return current
-
-
-def _current(rows: Iterable[Row], crops: Mapping[str, str], config: ExtractConfig) -> Iterator[Row]:
-    """Those of the rows that were made from these crops (clip -> digest)."""
-    keys = FeatureKeys(config)
+def current_features(rows: Iterable[Row], crops: Mapping[str, str], keys: FeatureKeys) -> Iterator[Row]:
+    """Those of the rows that today's extractors made from these crops (clip -> digest); others say nothing any more."""
     for row in rows:
         if row.clip_id in crops and keys.of(row.feature, crops[row.clip_id]) == row.key:
             yield row
@@ -130,8 +116,13 @@ def fates(ledger: Ledger, dataset: str, policy: Policy, config: ExtractConfig) -
     return list(each_fate(ledger, dataset, policy, config))
 
 
-def each_fate(ledger: Ledger, dataset: str, policy: Policy, config: ExtractConfig) -> Iterator[Fate]:
-    """The same one at a time. Of what passed a stage little is held: there may be half a million clips."""
+def each_fate(
+    ledger: Ledger, dataset: str, policy: Policy, config: ExtractConfig, crops: "Crops | None" = None
+) -> Iterator[Fate]:
+    """The same one at a time. Of what passed a stage little is held: there may be half a million clips.
+
+    Whoever knows how the crops stand under the policy says so, and they are not judged anew.
+    """
     listed: list[str] = []
     children: dict[str, list[str]] = {}
     for clip in ledger.clips(dataset):
@@ -143,8 +134,8 @@ def each_fate(ledger: Ledger, dataset: str, policy: Policy, config: ExtractConfi
         row.clip_id: None if row.state == "done" else _stored(row.clip_id, Stage.ACQUIRE, row)
         for row in ledger.stream(dataset, Stage.ACQUIRE, values=False)
     }
-    crops = _Crops(ledger, dataset, policy)
-    features = _Features(ledger, dataset, config, crops)
+    known = crops or Crops(ledger, dataset, policy)
+    features = _Features(ledger, dataset, config, known)
     for listed_id in listed:
         if listed_id not in downloads:
             yield _stored(listed_id, Stage.ACQUIRE, None)
@@ -152,7 +143,7 @@ def each_fate(ledger: Ledger, dataset: str, policy: Policy, config: ExtractConfi
             yield ended
         else:
             for clip_id in children.get(listed_id, [listed_id]):
-                yield crops.ended.get(clip_id) or features.fate(clip_id)
+                yield known.ended.get(clip_id) or features.fate(clip_id)
 
 
 def crop_fates(ledger: Ledger, dataset: str, policy: Policy | None = None) -> Iterator[Fate]:
@@ -172,19 +163,21 @@ def crop_fates(ledger: Ledger, dataset: str, policy: Policy | None = None) -> It
             yield Fate(clip_id=row.clip_id, stage=Stage.CURATE, outcome=outcome, thumbnail=row.value.get("thumbnail"))
 
 
-class _Crops:
+class Crops:
     """How the crops of a data set stand: the fates of those that end there, and what features need of the others."""
 
-    def __init__(self, ledger: Ledger, dataset: str, policy: Policy) -> None:
+    def __init__(self, ledger: Ledger, dataset: str, policy: Policy, across: AcrossClips | None = None) -> None:
+        self.dropped: set[str] = set()  # by the policy
         self.passing: dict[str, tuple[str, str | None]] = {}  # clip -> digest and thumbnail of its crop
         self.ended = {
             row.clip_id: _stored(row.clip_id, Stage.CURATE, row)
             for state in ("impossible", "failed")
             for row in ledger.stream(dataset, Stage.CURATE, state)
         }
-        for row, verdict in verdicts(ledger, dataset, policy):
+        for row, verdict in verdicts(ledger, dataset, policy, across):
             thumbnail = row.value.get("thumbnail")
             if isinstance(verdict, Quarantined):
+                self.dropped.add(row.clip_id)
                 self.ended[row.clip_id] = _dropped(verdict, thumbnail)
             else:
                 self.passing[row.clip_id] = (str(row.value["digest"]), thumbnail)
@@ -193,13 +186,13 @@ class _Crops:
 class _Features:
     """How the features of the crops that pass stand."""
 
-    def __init__(self, ledger: Ledger, dataset: str, config: ExtractConfig, crops: _Crops) -> None:
+    def __init__(self, ledger: Ledger, dataset: str, config: ExtractConfig, crops: Crops) -> None:
         self.crops = crops
         self.complete = len(config.modalities)
         self.done: Counter[str] = Counter()  # features there are, by clip
         self.broken: dict[str, tuple[str, Fate]] = {}  # clip -> the first feature that is not done, and its fate
         digests = {clip_id: crop_digest for clip_id, (crop_digest, _) in crops.passing.items()}
-        for row in _current(ledger.stream(dataset, Stage.EXTRACT, values=False), digests, config):
+        for row in current_features(ledger.stream(dataset, Stage.EXTRACT, values=False), digests, FeatureKeys(config)):
             if row.state == "done":
                 self.done[row.clip_id] += 1
             elif row.clip_id not in self.broken or row.feature < self.broken[row.clip_id][0]:

@@ -1,9 +1,10 @@
 """Curate: listed spans of downloaded videos are cut into training clips, cropped to the face and scored."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from dualforce_model import clock
+from dualforce_model import clock, media
 from tasks.acquiring import stamp_of_download, video_path
 from tasks.curation import CurateConfig, CurateJob, crop_keys
 from tasks.detectors import DetectorConfig
@@ -19,6 +20,7 @@ from tasks.stamp import is_same_file
 from tasks.work import Target, Work
 
 WeightsT = TypeVar("WeightsT", DetectorConfig, MeasureConfig)
+_log = logging.getLogger(__name__)
 BYTES_PER_PIXEL = 1.5  # of a picture as it was decoded, colours at half the resolution
 
 
@@ -30,7 +32,7 @@ class CurateWork(Work):
     def __init__(self, config: CurateConfig, place: Place, ledger: Ledger) -> None:
         super().__init__(place, ledger)
         self.config = config
-        self.clips, self.downloads = training_clips(ledger, place.dataset, config.max_clip_s)
+        self.clips, self.downloads = training_clips(ledger, place, config)
 
     def enlist(self, lease: Lease) -> Relisting:
         """Add the pieces of this cut, forget those of an earlier one."""
@@ -79,7 +81,8 @@ class CurateWork(Work):
                 key=target.key,
                 target=f"crops/{target.key[:2]}/{clip.clip_id}-{target.key[:12]}.mp4",
             )
-            seconds = (clip.span.end_s or float(download["duration_s"])) - clip.span.start_s
+            longest_s = self.config.max_clip_s
+            seconds = min((clip.span.end_s or clip.span.start_s + longest_s) - clip.span.start_s, longest_s)
             num_bytes = self._num_bytes(max(seconds, 1.0), int(download["width_px"]) * int(download["height_px"]))
             yield Job(job_id=clip.clip_id, payload=payload.model_dump(mode="json"), num_bytes=num_bytes)
 
@@ -96,19 +99,36 @@ def _at_home(config: WeightsT) -> WeightsT:
     return config.model_copy(update={"weights": config.weights.expanduser().resolve()})
 
 
-def training_clips(ledger: Ledger, dataset: str, max_clip_s: float) -> tuple[dict[str, Clip], dict[str, Row]]:
+def training_clips(ledger: Ledger, place: Place, config: CurateConfig) -> tuple[dict[str, Clip], dict[str, Row]]:
     """Training clips of every downloaded listed span, and the download each is cut from."""
     downloads: dict[str, Row] = {}
     of_video: dict[str, Row] = {}  # lists cut many clips from one video: what is known of it is held once
-    for row in ledger.stream(dataset, Stage.ACQUIRE, "done"):
+    for row in ledger.stream(place.dataset, Stage.ACQUIRE, "done"):
         downloads[row.clip_id] = of_video.setdefault(str(row.value["digest"]), row)
     clips: dict[str, Clip] = {}
     sources: dict[str, Row] = {}
-    for listed in ledger.clips(dataset):
+    durations: dict[str, float] = {}
+    for listed in ledger.clips(place.dataset):
         download = downloads.get(listed.clip_id)
         if listed.parent_id is not None or download is None:
             continue
-        for clip in cut_spans(listed, float(download.value["duration_s"]), max_clip_s):
+        digest = str(download.value["digest"])
+        if digest not in durations:
+            durations[digest] = _duration_s(listed, download, place, config)
+        for clip in cut_spans(listed, durations[digest], config.max_clip_s):
             clips[clip.clip_id] = clip
             sources[clip.clip_id] = download
     return clips, sources
+
+
+def _duration_s(clip: Clip, download: Row, place: Place, config: CurateConfig) -> float:
+    """How long a video is; 0 where it cannot be told. Rows of old have 0 for those that do not announce it."""
+    known_s = float(download.value["duration_s"])
+    if known_s > 0:
+        return known_s
+    path = place.media_root / video_path(clip, download)
+    try:
+        return media.measured_duration_s(path, config.limits)
+    except (media.MediaError, OSError) as error:  # whoever decodes it says what is wrong with it
+        _log.warning("%s: %s; how long it is is not known, and it cannot be cut into clips", path.name, error)
+        return 0.0

@@ -42,6 +42,7 @@ from tasks.records import (
     Temporary,
 )
 from tasks.scores import FACE_SCORES, NEEDS, scores_of_clip
+from tasks.sources.cutting import SHORTEST_PIECE_S
 from tasks.stamp import Stamp, is_same_file
 
 VERSION = 3  # rises whenever equal input would give another crop or other scores
@@ -68,7 +69,9 @@ class CurateConfig(Frozen):
         description="names in MEASURES: scores that take weights, beside those that every clip gets without",
     )
     crop_px: int = Field(512, ge=32, le=2048, multiple_of=8, description="side of the square crop; codecs work in 8s")
-    max_clip_s: float = Field(10.0, ge=1.0, le=60.0, description="longest training clip; longer spans are cut up")
+    max_clip_s: float = Field(
+        10.0, ge=SHORTEST_PIECE_S, le=60.0, description="longest training clip; longer spans are cut up"
+    )
     detect_every: int = Field(8, ge=1, le=50, description="frames from one look for faces to the next")
     search_every: int = Field(5, ge=1, le=100, description="looks from one at the whole picture to the next")
     expand: float = Field(1.6, ge=1.0, le=4.0, description="side of the crop, in sizes of the face's box")
@@ -271,13 +274,15 @@ class Curator:
         return Impossible(error.reason, error.measured, job.thumbnail)
 
     def _watch(self, source: Path, span: Span) -> Footage:
-        """Decode the span once: keep its frames, look for faces in every n-th."""
-        longest_s = self.config.max_clip_s + 1.0
-        end_s = span.start_s + longest_s if span.end_s is None else span.end_s
-        if end_s - span.start_s > longest_s:
-            raise ValueError(
-                f"{source.name}: a span of {end_s - span.start_s:g} s; clips are cut to {longest_s - 1:g} s"
-            )
+        """Decode the span once: keep its frames, look for faces in every n-th.
+
+        Spans are cut before they come here. A longer one starts outside the video, or is of a video that could not be
+        measured, and is refused for that; no more is taken of any than a clip may have.
+        """
+        latest_s = span.start_s + self.config.max_clip_s
+        end_s = latest_s if span.end_s is None else min(span.end_s, latest_s)
+        if span.end_s is None or span.end_s - latest_s > 1 / clock.FPS:
+            media.measured_duration_s(source, self.config.limits)
         frames = HeldFrames()
         glances: list[np.ndarray] = []
         sightings: list[tuple[int, list[Face]]] = []

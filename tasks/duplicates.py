@@ -226,21 +226,37 @@ def _correlated(
 
 
 def _near(packed: UInt8[np.ndarray, "n b"], parts: Sequence[slice]) -> Iterator[tuple[Int64[np.ndarray, " p"], ...]]:
-    """Pairs of rows that may be alike, the smaller number first; every pair once, some at a time."""
+    """Pairs of rows that may be alike, the smaller number first; every pair once, some at a time.
+
+    Which pairs there were before is not kept, for of one look there are as many as clips squared: the keys say it.
+    """
     if len(packed) < 2:
         return
     keys, flips, words = _keys(packed, parts)
-    met = [np.zeros(0, np.int64)]
+    reach = flips.sum(axis=2, dtype=np.int32)  # flips are bits, all of them different
     for table in range(TABLES):
         for first, second in _meetings(keys[:, table], flips[:, table]):
+            once = (first < second) | ((first > second) & ~_asks(keys, reach, table, second, first))
+            first, second = first[once], second[once]
             differing = np.bitwise_count(words[first] ^ words[second]).sum(axis=1, dtype=np.int64)
-            close = (differing <= FARTHEST) & (first != second)
+            close = differing <= FARTHEST
             low, high = np.minimum(first[close], second[close]), np.maximum(first[close], second[close])
-            met.append(np.unique(low * len(packed) + high))
-    pairs = np.unique(np.concatenate(met))
-    for begin in range(0, len(pairs), COMPARED):
-        some = pairs[begin : begin + COMPARED]
-        yield some // len(packed), some % len(packed)
+            for earlier in range(table):
+                new = ~(_asks(keys, reach, earlier, low, high) | _asks(keys, reach, earlier, high, low))
+                low, high = low[new], high[new]
+            for begin in range(0, len(low), COMPARED):
+                yield low[begin : begin + COMPARED], high[begin : begin + COMPARED]
+
+
+def _asks(
+    keys: Int32[np.ndarray, "n t"],
+    reach: Int32[np.ndarray, "n t"],
+    table: int,
+    first: Int64[np.ndarray, " p"],
+    second: Int64[np.ndarray, " p"],
+) -> Bool[np.ndarray, " p"]:
+    """Whether the first of a pair finds the second in a table: where its key differs, its flips are."""
+    return ((keys[first, table] ^ keys[second, table]) & ~reach[first, table]) == 0
 
 
 def _keys(

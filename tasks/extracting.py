@@ -8,7 +8,7 @@ from typing import Any
 from dualforce_model.schema import FeatureRef
 from dualforce_model.shards import is_sound, pack_shard
 from dualforce_model.storage import Storage
-from tasks.accounting import verdicts
+from tasks.accounting import AcrossClips, verdicts
 from tasks.extract import ExtractConfig, ExtractJob, FeatureKeys, load_part, wanted_features
 from tasks.leases import Lease
 from tasks.ledger import Ledger, Relisting, Row
@@ -41,9 +41,10 @@ class ExtractWork(Work):
         super().__init__(place, ledger)
         self.config = config
         self.store = Storage(place.store_url)
+        self.across = AcrossClips(ledger, place.dataset, policy)
         self.crops = {
             row.clip_id: Crop(str(row.value["path"]), str(row.value["digest"]), int(row.value["num_frames"]))
-            for row, verdict in verdicts(ledger, place.dataset, policy)
+            for row, verdict in verdicts(ledger, place.dataset, policy, self.across)
             if not isinstance(verdict, Quarantined)
         }
         self.waiting: dict[str, list[tuple[Target, dict[str, Any]]]] = {}  # modality -> parts no shard holds yet

@@ -172,11 +172,11 @@ def _inside(centre: float, side: int, length: int) -> int:
 
 
 def patch(frame: UInt8[np.ndarray, "H W 3"], box: Float64[np.ndarray, " 4"]) -> UInt8[np.ndarray, "h w 3"]:
-    """What a box shows of a picture, at least one pixel."""
+    """What a box shows of a picture, at least one pixel; a copy, so that the picture itself can go."""
     height, width = frame.shape[:2]
     x1, y1 = np.clip(np.floor(box[:2]).astype(int), 0, (width - 1, height - 1))
     x2, y2 = np.clip(np.ceil(box[2:]).astype(int), (x1 + 1, y1 + 1), (width, height))
-    return frame[y1:y2, x1:x2]
+    return frame[y1:y2, x1:x2].copy()
 
 
 def cut(frame: UInt8[np.ndarray, "H W 3"], box: SquareBox, size_px: int) -> UInt8[np.ndarray, "s s 3"]:

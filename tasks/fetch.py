@@ -86,7 +86,7 @@ class Fetched(Frozen):
     digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file")
     num_bytes: int = Field(ge=0)
     mtime_ns: int = Field(ge=0, description="when the file was last changed, nanoseconds since 1970")
-    duration_s: float = Field(ge=0, description="announced duration of the pictures")
+    duration_s: float = Field(ge=0, description="duration of the pictures; measured where it is not announced")
     width_px: int
     height_px: int
     fps: float
@@ -140,12 +140,13 @@ class Fetcher:
         digest = storage.file_digest(path)
         known = _read_note(self._note(job))
         if known is not None and known.path == self._key(path):
-            if known.digest == digest:
+            if known.digest != digest:
+                _log.warning("%s: the file that is there is not the one that came down; downloading again", job.job_id)
+                self._note(job).unlink()
+                path.unlink()
+                return None
+            if known.duration_s > 0:  # notes of old have 0 for videos that do not announce it
                 return known.model_copy(update=Stamp.of(path).model_dump())
-            _log.warning("%s: the file that is there is not the one that came down; downloading again", job.job_id)
-            self._note(job).unlink()
-            path.unlink()
-            return None
         try:
             fetched = self._describe(path, self._key(path), self._probe(path), digest)
         except Impossible as error:
@@ -225,8 +226,11 @@ class Fetcher:
         return fetched
 
     def _probe(self, path: Path) -> media.Probe:
+        """What the video says of itself, with its duration in any case: spans are cut by it."""
         try:
-            return media.probe(path, self.config.limits)
+            found = media.probe(path, self.config.limits)
+            measured_s = media.measured_duration_s(path, self.config.limits)
+            return found.model_copy(update={"duration_s": measured_s})
         except media.MediaError as error:
             raise Impossible(MEDIA_REASONS[error.kind], str(error)) from error
 

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from pydantic import Field
 
@@ -10,12 +11,12 @@ from dualforce_model.config import Frozen
 from dualforce_model.schema import SNAPSHOT_ID, FeatureRef, SchemaError, Snapshot, head_key, load_snapshot
 from dualforce_model.shards import DamagedShardError
 from dualforce_model.storage import CutShortError, MissingKeyError, Storage
-from tasks.accounting import AcrossClips, account, crop_verdicts, current_features, fates, scores_of
-from tasks.extract import ExtractConfig, make_extractors
+from tasks.accounting import AcrossClips, Crops, current_features, each_fate, scores_of
+from tasks.extract import ExtractConfig, FeatureKeys, make_extractors
 from tasks.ledger import Ledger
 from tasks.place import Place
-from tasks.policy import load_policy
-from tasks.records import Quarantined, Stage
+from tasks.policy import Policy, load_policy
+from tasks.records import Clip, Stage
 from tasks.snapshot import (
     SnapshotCandidate,
     SnapshotError,
@@ -28,6 +29,8 @@ from tasks.snapshot import (
 )
 from tasks.tables import table
 from tasks.upkeep import collect_garbage, verify_snapshot
+
+AT_ONCE = 1000  # clips of which all is held that the ledger knows
 
 
 class SnapshotConfig(Frozen):
@@ -145,58 +148,95 @@ class Collected(Frozen):
         return "\n".join([f"{verb}: {len(self.keys)} files, {self.num_bytes / 1e6:.1f} MB", *self.keys])
 
 
-def build_from_ledger(place: Place, policy_path: str, extract: ExtractConfig, config: SnapshotConfig) -> SnapshotView:
-    """Judge what the ledger knows by the policy and build a version; the same input finds the same version."""
-    policy = load_policy(policy_path)
+def build_from_ledger(
+    place: Place,
+    policy_path: str,
+    extract: ExtractConfig,
+    config: SnapshotConfig,
+    across: AcrossClips | None = None,
+) -> SnapshotView:
+    """Judge what the ledger knows by the policy and build a version; the same input finds the same version.
+
+    Whoever has this policy's `across`, and nothing was curated since, gives it: to find duplicates takes long.
+    """
+    policy, dataset = load_policy(policy_path), place.dataset
     with Ledger(place.ledger_url, missing="refuse") as ledger:
-        standing = fates(ledger, place.dataset, policy, extract)
-        judged = crop_verdicts(ledger, place.dataset, policy)
-        candidates = list(_candidates(ledger, place.dataset, extract, AcrossClips(ledger, place.dataset, policy)))
-    dropped = {clip_id for clip_id, (_, verdict) in judged.items() if isinstance(verdict, Quarantined)}
-    impossible = [f for f in standing if f.outcome == "quarantined" and f.clip_id not in dropped]
-    try:
-        built = build_snapshot(
-            Storage(place.store_url),
-            candidates,
-            policy,
-            place.dataset,
-            tag=config.tag,
-            split=config.split,
-            quarantined=Counter(str(fate.reason) for fate in impossible),  # the build counts what the policy drops
-            failed=account(standing).failed,
-            encoders={str(name): each.encoder_fingerprint for name, each in make_extractors(extract).items()},
-        )
-    except (MissingKeyError, CutShortError, DamagedShardError) as error:
-        remedy = f"`dualforce rerun --damaged --out {place.home}` makes it again"
-        raise SnapshotError(f"features that the ledger calls done are gone or damaged: {error}; {remedy}") from error
+        known = across or AcrossClips(ledger, dataset, policy)
+        quarantined, failed = _left_out(ledger, dataset, policy, extract, known)
+        try:
+            built = build_snapshot(
+                Storage(place.store_url),
+                candidates(ledger, dataset, extract, known),
+                policy,
+                dataset,
+                tag=config.tag,
+                split=config.split,
+                quarantined=quarantined,
+                failed=failed,
+                encoders={str(name): each.encoder_fingerprint for name, each in make_extractors(extract).items()},
+            )
+        except (MissingKeyError, CutShortError, DamagedShardError) as error:
+            remedy = f"`dualforce rerun --damaged --out {place.home}` makes it again"
+            found = f"features that the ledger calls done are gone or damaged: {error}"
+            raise SnapshotError(f"{found}; {remedy}") from error
     return SnapshotView(snapshot=built.snapshot, tags=(config.tag,), written=built.written)
 
 
-def _candidates(
+def _left_out(
+    ledger: Ledger, dataset: str, policy: Policy, extract: ExtractConfig, across: AcrossClips
+) -> tuple[Counter[str], Counter[str]]:
+    """Clips that are no candidates: quarantined ones by reason and failed ones by class.
+
+    Those that the policy drops are not among the first: the build counts them.
+    """
+    crops = Crops(ledger, dataset, policy, across)
+    quarantined, failed = Counter[str](), Counter[str]()
+    for fate in each_fate(ledger, dataset, policy, extract, crops):
+        if fate.outcome == "failed":
+            failed[str(fate.reason)] += 1
+        elif fate.outcome == "quarantined" and fate.clip_id not in crops.dropped:
+            quarantined[str(fate.reason)] += 1
+    return quarantined, failed
+
+
+def candidates(
     ledger: Ledger, dataset: str, extract: ExtractConfig, across: AcrossClips
 ) -> Iterator[SnapshotCandidate]:
-    """Every clip with a crop, except those of which a feature or a new download failed: counted, not offered."""
+    """Every clip with a crop, except those of which a feature or a new download failed: counted, not offered.
+
+    They come in the order of the list, and of a few at a time is held what the ledger knows.
+    """
+    keys, clips = FeatureKeys(extract), ledger.clips(dataset)
+    while some := list(islice(clips, AT_ONCE)):
+        yield from _of_some(ledger, dataset, keys, across, some)
+
+
+def _of_some(
+    ledger: Ledger, dataset: str, keys: FeatureKeys, across: AcrossClips, clips: Sequence[Clip]
+) -> Iterator[SnapshotCandidate]:
+    """Candidates among these clips."""
+    clip_ids = [clip.clip_id for clip in clips]
+    crops = {row.clip_id: row for row in ledger.rows_of(dataset, Stage.CURATE, clip_ids) if row.state == "done"}
+    digests = {clip_id: str(row.value["digest"]) for clip_id, row in crops.items()}
     features: dict[str, dict[str, FeatureRef]] = {}
     broken: set[str] = set()
-    for clip_id, rows in current_features(ledger, dataset, extract).items():
-        for row in rows:
-            if row.state == "done":
-                features.setdefault(clip_id, {})[row.feature] = FeatureRef.model_validate(row.value["ref"])
-            else:
-                broken.add(clip_id)
-    downloads = {row.clip_id: row for row in ledger.rows(dataset, stage=Stage.ACQUIRE, state="done")}
-    clips = {clip.clip_id: clip for clip in ledger.clips(dataset)}
-    for row in ledger.rows(dataset, stage=Stage.CURATE, state="done"):
-        clip = clips[row.clip_id]
-        download = downloads.get(clip.parent_id or clip.clip_id)
-        if row.clip_id in broken or download is None:
+    for row in current_features(ledger.rows_of(dataset, Stage.EXTRACT, crops), digests, keys):
+        if row.state == "done":
+            features.setdefault(row.clip_id, {})[row.feature] = FeatureRef.model_validate(row.value["ref"])
+        else:
+            broken.add(row.clip_id)
+    listed = dict.fromkeys(clip.parent_id or clip.clip_id for clip in clips)  # pieces of one follow each other
+    downloads = {row.clip_id: row for row in ledger.rows_of(dataset, Stage.ACQUIRE, listed) if row.state == "done"}
+    for clip in clips:
+        crop, download = crops.get(clip.clip_id), downloads.get(clip.parent_id or clip.clip_id)
+        if crop is None or download is None or clip.clip_id in broken:
             continue
         yield SnapshotCandidate(
             clip=clip,
             media_digest=str(download.value["digest"]),
-            num_frames=int(row.value["num_frames"]),
-            scores=scores_of(row) | across.scores_of(row),
-            features=features.get(row.clip_id, {}),
+            num_frames=int(crop.value["num_frames"]),
+            scores=scores_of(crop) | across.scores_of(crop),
+            features=features.get(clip.clip_id, {}),
         )
 
 

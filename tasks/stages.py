@@ -101,6 +101,9 @@ class StageSummary(Frozen):
             bad_lines.append(f"  and {self.num_problems - len(self.problems)} more lines that could not be used")
         if self.left or self.returned:
             bad_lines.insert(0, f"  {clips(self.left)} left the list, {self.returned} came back")
+        if not (self.listed or self.planned or self.kept):
+            what = "the list holds no clip" if self.stage == Stage.ACQUIRE else "no clip has come this far"
+            return "\n".join([f"{self.stage}: nothing to do, {what}", *bad_lines])
         if not self.planned:
             return "\n".join([f"{self.stage}: nothing to do, {self.kept} there already", *bad_lines])
         counts = [f"{self.done} {'features' if self.stage == Stage.EXTRACT else 'done'}"]

@@ -1,8 +1,10 @@
 """Opening a stranger's file, choosing its streams, and saying what is wrong with it."""
 
 import errno
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +25,8 @@ SYSTEM_ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE, errno.ENFI
 MICROSECONDS = 1_000_000  # a container's own unit of time
 MAX_BAD_SHARE = 0.1  # of the packets met so far: a few broken ones at a cut are common and harmless
 MIN_BAD_PACKETS = 6
+MAX_JUMP_BACK_S = 1.0  # of decoding times, which only grow in a file that was written in one go
+UNINDEXED = ("mpegts", "mpeg")  # formats without a duration of their own: what is announced is guessed from the ends
 MAX_MISSING_SHARE = 0.1  # of the announced duration (and at least a second) before a file counts as cut short
 
 
@@ -128,10 +132,30 @@ def announced_s(container: Any, stream: Any) -> float:
     return max(float(container.duration or 0), 0.0) / MICROSECONDS
 
 
+def measured_s(container: Any, stream: Any, path: Path, limits: MediaLimits) -> float:
+    """Duration of a stream by the time stamps of its packets: the file is read to its end, nothing is decoded.
+
+    Raises MediaError `over_limit` for what no decoder may swallow, `undecodable` where time stamps jump back.
+    """
+    origin = Fraction(start_s(container, stream)).limit_denominator(MICROSECONDS)
+    usual = 1 / Fraction(stream.guessed_rate or stream.average_rate or 25)
+    end = Fraction(0)
+    for seen, packet in enumerate(_demuxed(container, stream, path), 1):
+        if packet is None:
+            break
+        if seen > limits.max_frames:
+            raise MediaError("over_limit", f"{path.name}: more than {limits.max_frames} pictures")
+        stamp = packet.dts if packet.pts is None else packet.pts
+        begin = end if stamp is None else stamp * packet.time_base - origin
+        end = max(end, begin + ((packet.duration or 0) * packet.time_base or usual))
+        refuse_long(path, float(end), limits)
+    return float(end)
+
+
 def packets(container: Any, stream: Any, path: Path) -> Iterator[list[Any]]:
     """Decoded frames, one list per packet. Few broken packets are passed over; many are a MediaError."""
     bad = 0
-    for seen, packet in enumerate(_demuxed(container, stream), 1):
+    for seen, packet in enumerate(_demuxed(container, stream, path), 1):
         try:
             frames = stream.codec_context.decode(packet)
         except FFmpegError as error:
@@ -145,14 +169,30 @@ def packets(container: Any, stream: Any, path: Path) -> Iterator[list[Any]]:
         yield intact
 
 
-def _demuxed(container: Any, stream: Any) -> Iterator[Any | None]:
-    """Packets of a stream, then None for the decoder's last frames, also where the file ends in the middle."""
+def _demuxed(container: Any, stream: Any, path: Path) -> Iterator[Any | None]:
+    """Packets of a stream, then None for the decoder's last frames, also where the file ends in the middle.
+
+    Raises MediaError `undecodable` where time begins anew, as in files that were strung together byte by byte: what
+    comes after has no place in time, neither its pictures nor its sound.
+    """
+    latest, behind = -math.inf, 0
     try:
         for packet in container.demux(stream):
-            if packet.size:
-                yield packet
+            if not packet.size:
+                continue
+            if packet.dts is not None:
+                instant = float(packet.dts * packet.time_base)
+                behind = behind + 1 if instant < latest - MAX_JUMP_BACK_S else 0
+                latest = max(latest, instant)
+            if behind >= MIN_BAD_PACKETS:
+                raise MediaError(
+                    "undecodable",
+                    f"{path.name}: time stamps jump back from {latest:.2f} to {instant:.2f} s, as in parts strung "
+                    "together; join them with a tool that writes new time stamps",
+                )
+            yield packet
     except FFmpegError as error:
-        _raise_system_error(error, Path(container.name))
+        _raise_system_error(error, path)
     yield None
 
 

@@ -21,6 +21,7 @@ from dualforce_model.media.picture import Picture, upright
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 PIXEL_ASPECTS = (0.25, 4.0)  # declared shapes of a pixel that are believed
 MAX_RATE = 1000  # pictures per second of video: more are no video but work without end for whoever decodes them
+SEEK_EARLIER_S = (0, 12)  # than wanted: few groups of pictures are longer; what this misses is decoded from the start
 RATE_SLACK = 1000  # pictures beyond that, for time stamps that stand still a while
 
 
@@ -52,6 +53,19 @@ class _Picture:
         """With square pixels, turned and mirrored as the display matrix says."""
         size = _square_pixels(self.frame.width, self.frame.height, self.aspect)
         return Picture(upright(self.frame, size, self.matrix), path)
+
+
+def measured_duration_s(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> float:
+    """Duration of the pictures, seconds; of a file that announces none, or guesses it, by the stamps of all packets.
+
+    No picture is decoded. Above 0 for every video that has pictures.
+    """
+    with files.opened(path) as container:
+        stream = _video_stream(container, path, limits)
+        announced = files.announced_s(container, stream)
+        if announced > 0 and container.format.name not in files.UNINDEXED:
+            return announced
+        return files.measured_s(container, stream, path, limits)
 
 
 def probe(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> Probe:
@@ -116,14 +130,13 @@ def read_pictures(
             if count >= wanted:
                 return
             shown = picture
-        if shown is None and start == 0:
+        if shown is None:
             raise MediaError("undecodable", f"{path.name}: not one picture decodes")
         announced = files.announced_s(container, stream)
-        end = Fraction(0) if shown is None else shown.end
-        end = min(end, _exact(announced)) if shown is not None and shown.begin < announced else end
+        end = min(shown.end, _exact(announced)) if shown.begin < announced else shown.end
         files.refuse_cut_short(path, float(end), announced)
         wanted = min(wanted, _whole((end - start) * fps))
-        if shown is None or wanted < 1:
+        if wanted < 1:
             raise MediaError(
                 "span_outside", f"{path.name}: span from {start_s} s; the video ends at {float(end):.2f} s"
             )
@@ -172,10 +185,37 @@ def _pictures(
 ) -> Generator[_Picture, None, None]:
     """Decoded pictures in order of display; the first begins at or before `start` (or is the video's first)."""
     origin = _exact(files.start_s(container, stream))
+    for earlier in SEEK_EARLIER_S:
+        if start <= earlier or not _seek(container, stream, origin + start - earlier):
+            break
+        with closing(_decoded(container, stream, path, limits, origin)) as pictures:
+            first = _first_after_seek(pictures)
+            if first is not None and first.begin <= start:
+                yield first
+                yield from pictures
+                return
+        # A poor index, or none (MPEG-TS): the seek went too far, or behind the last picture that stands by itself.
+        container.seek(0, backward=True)  # what is decoded next, unless an earlier instant serves
+    yield from _decoded(container, stream, path, limits, origin)
+
+
+def _first_after_seek(pictures: Iterator[_Picture]) -> _Picture | None:
+    """The first picture; none where nothing decodes from here to the end, which may be the fault of the place."""
+    try:
+        return next(pictures, None)
+    except MediaError as error:
+        if error.kind != "undecodable":
+            raise
+        return None
+
+
+def _decoded(
+    container: Any, stream: Any, path: Path, limits: MediaLimits, origin: Fraction
+) -> Generator[_Picture, None, None]:
+    """Pictures from where the container stands, in order of display; `origin` is the time stamp of time 0."""
     step = 1 / Fraction(stream.guessed_rate or stream.average_rate or 25)
     aspect = float(stream.sample_aspect_ratio or 1)
     aspect = aspect if PIXEL_ASPECTS[0] <= aspect <= PIXEL_ASPECTS[1] else 1.0
-    sought = start > 0 and _seek(container, stream, origin + start)
     first = last = None
     matrices: dict[int, np.ndarray | None] = {}
     for index, frame in enumerate(frame for frames in files.packets(container, stream, path) for frame in frames):
@@ -183,10 +223,6 @@ def _pictures(
             raise MediaError("over_limit", f"{path.name}: more than {limits.max_frames} pictures")
         files.refuse_large(path, *_square_pixels(frame.width, frame.height, aspect), limits)
         begin = (last or 0) + step if frame.pts is None else frame.pts * stream.time_base - origin
-        if sought and last is None and begin > start:  # a poor index: the seek went too far
-            container.seek(0, backward=True)
-            yield from _pictures(container, stream, path, limits)
-            return
         first = begin if first is None else first
         if index > RATE_SLACK + MAX_RATE * max(begin - first, 0):
             raise MediaError("over_limit", f"{path.name}: more than {MAX_RATE} pictures per second")

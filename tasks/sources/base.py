@@ -60,12 +60,16 @@ class ListingProblem(Frozen):
 
     def text_line(self) -> str:
         """The problem in one line, for people."""
-        return f"{self.file}, line {self.line}: {self.message}{'' if self.lost else ' (the clip is listed)'}"
+        return f"{self._said}{'' if self.lost else ' (the clip is listed)'}"
 
     def quarantined(self) -> Quarantined:
         """The problem as a verdict, for tables that hold clips and problems alike."""
-        measured = f"{self.file}, line {self.line}: {self.message}"
-        return Quarantined(clip_id=self.problem_id, stage=Stage.ACQUIRE, reason=self.reason, measured=measured)
+        return Quarantined(clip_id=self.problem_id, stage=Stage.ACQUIRE, reason=self.reason, measured=self._said)
+
+    @property
+    def _said(self) -> str:
+        where = f"{self.file}, line {self.line}" if self.line else self.file
+        return f"{where}: {self.message}"
 
 
 class Listing(Frozen):

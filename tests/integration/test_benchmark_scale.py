@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 from benchmarks import scale
+from tasks.accounting import account, each_fate
 from tasks.ledger import Ledger
+from tasks.policy import load_policy
 from tasks.records import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,3 +30,13 @@ def test_its_ledger_has_every_outcome_at_every_stage(tmp_path: Path) -> None:
     with Ledger(run.place.ledger_url) as ledger:
         for stage in Stage:
             assert {row.state for row in ledger.stream("scale", stage)} == {"done", "impossible", "failed"}
+
+
+def test_its_snapshot_is_of_all_that_passed_and_a_build_finds_it(tmp_path: Path) -> None:
+    scale.fill(tmp_path, 200)
+    run = scale.run_at(tmp_path)
+    with Ledger(run.place.ledger_url) as ledger:
+        counts = account(each_fate(ledger, "scale", load_policy(run.policy), run.extract))
+    assert 0 < counts.passed < 200
+    assert scale.WORKS["snapshot again"](tmp_path) == counts.passed
+    assert scale.WORKS["clips"](tmp_path) == 200

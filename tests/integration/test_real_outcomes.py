@@ -56,10 +56,17 @@ def expected(entry: dict[str, Any]) -> set[Reason | None]:
     sound = entry.get("audio") or {}
     seen, talks = str(entry["faces_by_eye"]), str(entry["talking"])
     measured = entry.get("measured") or {}
-    if not sound or float(sound.get("speech_ratio") or 0) == 0:
-        return set(Reason)  # without speech there is more than one reason to leave it out
     if seen.startswith(("0", "-", "animated")):
         return set(NOBODY)
+    if not sound or float(sound.get("speech_ratio") or 0) == 0:
+        # Faces of one second, on their side or of 60 px are left out for that before their silence is looked at.
+        spoilt = entry["duration_s"] < 2 or (measured.get("face_height_px") or 0) < CLEAR_PX
+        silent: set[Reason | None] = {Reason.NO_SOUND, Reason.NO_SPEECH}
+        return (
+            silent | {Reason.TOO_SHORT, Reason.FACE_TOO_SMALL, Reason.NO_FACE, Reason.MULTIPLE_PEOPLE}
+            if spoilt
+            else silent
+        )
     if seen in {"2 (one speaks)", "3"}:
         return {Reason.MULTIPLE_PEOPLE, Reason.FACE_TOO_SMALL}
     alone = seen == "1" and entry["duration_s"] > 2.2 and (measured.get("face_height_px") or 0) > CLEAR_PX

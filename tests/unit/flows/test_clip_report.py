@@ -67,7 +67,7 @@ def test_every_clip_says_how_it_stands_and_what_was_measured(home: Path) -> None
     assert lines[0] == "waiting      good  for extract"
     assert "face_px 200" in lines[1]
     assert "loudness_db -20" in lines[1]
-    assert lines[2].strip() == "not measured: yaw_deg"
+    assert lines[2].strip() == "not measured: yaw_deg, duplicate"
     assert lines[3] == "quarantined  quiet  no_sound: loudness_db -90 (rms), at least -60"
     assert [line.split()[:2] for line in lines[6:]] == [
         ["failed", "broken"],
@@ -78,7 +78,9 @@ def test_every_clip_says_how_it_stands_and_what_was_measured(home: Path) -> None
 
 
 def test_json_has_methods_and_the_same_clips_in_the_order_of_the_list(home: Path) -> None:
-    found = json.loads(call(home, "--json").stdout)["clips"]
+    told = json.loads(call(home, "--json").stdout)
+    assert told["policy"] == "folder"
+    found = told["clips"]
     assert [clip["clip_id"] for clip in found] == list(NAMES)
     assert found[0]["scores"]["yaw_deg"] == {"method": "none: needs landmarks", "value": None}
     assert found[4]["scores"] == {}
@@ -86,9 +88,25 @@ def test_json_has_methods_and_the_same_clips_in_the_order_of_the_list(home: Path
 
 def test_another_policy_judges_without_being_stored(home: Path) -> None:
     (home / "kind.yaml").write_text("name: kind\n")
-    lines = call(home, "--policy", str(home / "kind.yaml")).stdout.splitlines()
+    done = call(home, "--policy", str(home / "kind.yaml"))
+    assert done.stderr == "outcomes under policy kind\n"
+    lines = done.stdout.splitlines()
     assert lines[3] == "waiting      quiet  for extract"
     assert call(home).stdout.splitlines()[3].startswith("quarantined  quiet")
+
+
+def test_status_and_failures_name_the_policy_and_what_clips_wait_for(home: Path) -> None:
+    where = ["--out", str(home), "--config", str(home / "extract.yaml")]
+    status = CliRunner().invoke(cli, ["status", *where])
+    assert status.stdout.startswith("data set mine, policy folder\n")
+    assert [line.split() for line in status.stdout.splitlines() if line.startswith("waiting")] == [
+        ["waiting", "for", "acquire", "1"],
+        ["waiting", "for", "extract", "1"],
+    ]
+    told = json.loads(CliRunner().invoke(cli, ["status", *where, "--json"]).stdout)
+    assert (told["policy"], told["waits_for"]) == ("folder", {"acquire": 1, "extract": 1})
+    assert json.loads(CliRunner().invoke(cli, ["failures", *where, "--json"]).stdout)["policy"] == "folder"
+    assert "quarantined by policy folder" in CliRunner().invoke(cli, ["failures", *where]).stdout
 
 
 def test_clips_can_be_named_and_names_that_are_not_there_are_refused(home: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.accounting import AcrossClips, crop_fates, crop_verdicts, fates, verdicts
-from tasks.duplicates import LARGEST, NUM_DIGITS, ZERO
+from tasks.accounting import AcrossClips, Crops, Verdict, crop_fates, each_fate, fates, verdicts
+from tasks.duplicates import LARGEST, NUM_DIGITS, ZERO, Twin
 from tasks.extract import ExtractConfig
 from tasks.ledger import Ledger
 from tasks.ledger_tables import Row
@@ -49,6 +49,10 @@ def fill(ledger: Ledger, clips: Mapping[str, tuple[str | None, float]]) -> None:
         ledger.record(lease, rows)
 
 
+def verdict_of(ledger: Ledger, clip_id: str) -> Verdict:
+    return {row.clip_id: verdict for row, verdict in verdicts(ledger, "d", ASKING)}[clip_id]
+
+
 def reasons(ledger: Ledger, policy: Policy = ASKING) -> dict[str, Reason]:
     found = {row.clip_id: verdict for row, verdict in verdicts(ledger, "d", policy)}
     return {name: verdict.reason for name, verdict in found.items() if isinstance(verdict, Quarantined)}
@@ -56,8 +60,7 @@ def reasons(ledger: Ledger, policy: Policy = ASKING) -> dict[str, Reason]:
 
 def test_the_later_one_in_the_list_is_dropped_and_the_other_named(ledger: Ledger) -> None:
     fill(ledger, {"z-first": (text(0), 200), "a-copy": (text(0), 200), "other": (text(1), 200)})
-    verdict = crop_verdicts(ledger, "d", ASKING)["a-copy"][1]
-    assert verdict == Quarantined(
+    assert verdict_of(ledger, "a-copy") == Quarantined(
         clip_id="a-copy",
         stage=Stage.CURATE,
         reason=Reason.DUPLICATE,
@@ -74,7 +77,27 @@ def test_the_later_one_in_the_list_is_dropped_and_the_other_named(ledger: Ledger
 def test_what_the_policy_drops_anyway_keeps_no_other_clip_out(ledger: Ledger) -> None:
     fill(ledger, {"small": (text(0), 50), "large": (text(0), 200), "copy": (text(0), 200)})
     assert reasons(ledger) == {"small": Reason.FACE_TOO_SMALL, "copy": Reason.DUPLICATE}
-    assert "of large" in str(crop_verdicts(ledger, "d", ASKING)["copy"][1])
+    assert "of large" in str(verdict_of(ledger, "copy"))
+
+
+def test_what_the_policy_drops_anyway_is_not_compared_at_all(ledger: Ledger) -> None:
+    """Comparing all of many clips of one look takes long: digits that are none would be refused if looked at."""
+    fill(ledger, {"small": ("z" * NUM_DIGITS, 50), "large": (text(0), 200), "copy": (text(0), 200)})
+    assert reasons(ledger) == {"small": Reason.FACE_TOO_SMALL, "copy": Reason.DUPLICATE}
+
+
+def test_what_was_found_before_is_not_looked_for_again(ledger: Ledger) -> None:
+    fill(ledger, {"first": (text(0), 200), "copy": (text(1), 200)})
+    across = AcrossClips(ledger, "d", ASKING)
+    across.twins["copy"] = Twin("first", 0.95)  # which a search would not say
+    assert isinstance(verdict_of(ledger, "copy"), float)
+    found = {row.clip_id: verdict for row, verdict in verdicts(ledger, "d", ASKING, across)}
+    assert found["first"] == 1.0
+    assert "of first, alike 0.95" in str(found["copy"])
+    crops = Crops(ledger, "d", ASKING, across)
+    assert (crops.dropped, set(crops.passing)) == ({"copy"}, {"first"})
+    standing = each_fate(ledger, "d", ASKING, ExtractConfig(modalities=("video",)), crops)
+    assert {fate.clip_id: fate.outcome for fate in standing} == {"first": "waiting", "copy": "quarantined"}
 
 
 def test_a_policy_that_does_not_ask_compares_nothing(ledger: Ledger) -> None:

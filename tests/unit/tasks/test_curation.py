@@ -14,11 +14,12 @@ import pytest
 from skimage import data
 
 from dualforce_model import clock, media, storage
-from dualforce_model.config import digest
+from dualforce_model.config import ConfigError, digest, validate
 from tasks.curation import VERSION, CurateConfig, Curated, CurateJob, Curator, crop_key, unmeasured
 from tasks.detectors import DetectorConfig, Face, make_detector
 from tasks.head_pose import FACE_MM
 from tasks.records import FailureClass, Impossible, Reason, Span, Temporary
+from tasks.sources.cutting import SHORTEST_PIECE_S
 from tasks.stamp import Stamp, is_same_file
 from tasks.synthetic.animate import render_clip
 from tasks.synthetic.portraits import PORTRAITS
@@ -229,11 +230,6 @@ def test_what_can_be_no_clip_is_impossible_with_its_reason(
     assert "30% are needed" in glimpse.measured
 
 
-def test_an_overlong_span_is_our_own_fault(curate: Callable[..., Curated]) -> None:
-    with pytest.raises(ValueError, match="a span of 60 s; clips are cut to 10 s"):
-        curate("raw/good.mp4", 0.0, 60.0)
-
-
 @pytest.mark.parametrize("target", ["/etc/x.mp4", "../x.mp4", "a/../../x.mp4", "crops/x.avi"])
 def test_a_target_stays_below_the_root(target: str) -> None:
     with pytest.raises(ValueError, match="target"):
@@ -374,3 +370,9 @@ def test_every_real_clip_ends_sensibly(shared: Path, tmp_path: Path) -> None:
             assert outcome.scores["shot_cuts"].value == 0, name
     assert outcomes["media/invalid-bitstream.webm"] is Reason.UNDECODABLE
     assert outcomes["media/bbb_1ch_12kHz_q10_vorbis.webm"] is Reason.NOT_MEDIA
+
+
+def test_clips_shorter_than_what_is_cut_are_refused_before_a_run() -> None:
+    with pytest.raises(ConfigError, match="max_clip_s"):
+        validate(CurateConfig, {"max_clip_s": 1.5}, "run.yaml")
+    assert CurateConfig(max_clip_s=SHORTEST_PIECE_S).max_clip_s == 2

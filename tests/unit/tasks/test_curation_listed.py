@@ -154,6 +154,7 @@ def test_the_stage_hands_on_what_the_list_says(tmp_path: Path) -> None:
     common = {"source": "x", "video_id": "v", "location": "x", "span": Span(end_s=12.0)}
     listed = [Clip(clip_id="told", frames=frames, crop=SMALLER, **common), Clip(clip_id="plain", **common)]
     value = {"path": "raw/v.mp4", "digest": "d" * 64, "num_bytes": 1, "mtime_ns": 1, "duration_s": 60.0}
+    value |= {"width_px": 1280, "height_px": 720}
     place = Place(dataset="d", home=str(tmp_path))
     with Ledger(place.ledger_url) as ledger:
         ledger.add_clips("d", listed)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualforce_model import clock, media
+from tasks import duplicates as search
 from tasks.duplicates import (
     FLIPS,
     KEY_BITS,
@@ -265,6 +266,32 @@ def test_many_clips_that_are_all_alike_take_no_square_of_memory() -> None:
     twins = duplicates([pair], order)
     assert len(twins) == 49_999
     assert set(twins.values()) == {Twin("equal-0", 1.0)}
+
+
+@pytest.mark.parametrize("count", [2, 40, 300])
+def test_pairs_that_may_be_alike_come_once_whatever_tables_they_meet_in(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(count)
+    take = rng.normal(size=NUM_DIGITS)
+    texts = [digits(noisy(take, float(rng.choice([0.8, 0.9, 0.98])), rng)) for _ in range(count)]
+    packed = np.stack([np.frombuffer(bytes.fromhex(text + "0"), np.uint8) for text in texts])
+    parts = (LOOK_PART, MOVES_PART, SOUND_PART)
+    keys, flips, words = search._keys(packed, parts)
+    expected = set()
+    for one, other in combinations(range(count), 2):
+        differing = keys[one] ^ keys[other]
+        reached = [(differing & ~flips[asking].sum(axis=1)) == 0 for asking in (one, other)]
+        if np.any(reached) and int(np.bitwise_count(words[one] ^ words[other]).sum()) <= search.FARTHEST:
+            expected.add((one, other))
+    for some in (1 << 15, 7):
+        monkeypatch.setattr(search, "COMPARED", some)
+        monkeypatch.setattr(search, "PART", some)
+        portions = [list(zip(*portion, strict=True)) for portion in search._near(packed, parts)]
+        found = [pair for portion in portions for pair in portion]
+        assert len(found) == len(set(found))
+        assert set(found) == expected
+        assert max(len(portion) for portion in portions) <= some
 
 
 def test_clips_of_an_older_release_are_alike_to_none() -> None:

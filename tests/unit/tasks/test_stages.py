@@ -59,6 +59,13 @@ def test_the_line_for_people_names_units() -> None:
     ]
 
 
+def test_a_list_without_clips_is_no_quiet_success() -> None:
+    empty = StageSummary(stage=Stage.ACQUIRE, planned=0, kept=0, done=0, seconds=0.0)
+    assert empty.text() == "acquire: nothing to do, the list holds no clip"
+    assert "no clip has come this far" in empty.model_copy(update={"stage": Stage.CURATE}).text()
+    assert empty.model_copy(update={"kept": 3, "listed": 3}).text() == "acquire: nothing to do, 3 there already"
+
+
 def test_what_came_in_is_told_with_its_speed_and_what_there_is_now() -> None:
     summary = StageSummary(
         stage=Stage.ACQUIRE,

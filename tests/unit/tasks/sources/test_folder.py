@@ -7,6 +7,7 @@ import pytest
 
 from tasks.records import Span
 from tasks.sources import FolderConfig, Listing, SourceError, make_source
+from tasks.sources.base import ListingProblem
 
 
 def _listing(folder: Path) -> Listing:
@@ -89,3 +90,10 @@ def test_a_link_to_the_only_copy_under_a_name_that_is_no_video(tmp_path: Path) -
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such folder"):
         _listing(tmp_path / "nowhere")
+
+
+def test_a_problem_of_a_whole_file_names_no_line() -> None:
+    whole = ListingProblem(source="folder", file="link.mp4", line=0, text="", message="a link")
+    assert whole.text_line() == "link.mp4: a link"
+    assert whole.quarantined().measured == "link.mp4: a link"
+    assert whole.model_copy(update={"line": 3}).text_line() == "link.mp4, line 3: a link"
