@@ -130,9 +130,8 @@ def evidence(looks: list[Look]) -> Evidence:
         sightings.append((index, [Face(tuple((np.array(face.box) * np.tile(scale, 2)).tolist()), face.score)]))
     main = faces.Track(np.arange(len(looks)), np.array([found[0].box for _, found in sightings]))
     square = faces.centre_box(width, height)
-    nothing = np.zeros((0, 8, 8, 3), np.uint8)
     footage = Footage(frames, [], sightings, width, height)
-    return Evidence(footage, People(main, (main,)), square, nothing, np.zeros(0, np.float32))
+    return Evidence(footage, People(main, (main,)), square, (), np.zeros(0, np.float32))
 
 
 def covered(cover: str, looks: list[Look], other: Look, seed: int) -> list[Look]:

@@ -89,7 +89,9 @@ class CurateWork(Work):
     def _num_bytes(self, seconds: float, num_pixels: int) -> int:
         """Memory of a clip: its pictures until the crop is known, and the crops; the pool bounds the sum."""
         frames = seconds * clock.FPS
-        return int(min(frames * num_pixels * BYTES_PER_PIXEL, HELD_BYTES) + frames * self.config.crop_px**2 * 3)
+        return int(
+            min(frames * num_pixels * BYTES_PER_PIXEL, HELD_BYTES) + frames * self.config.crop_px**2 * BYTES_PER_PIXEL
+        )
 
 
 def _at_home(config: WeightsT) -> WeightsT:

@@ -8,7 +8,7 @@ What cannot be a clip at all is Impossible with its reason. What a policy may no
 same: policies change, and then nothing has to be decoded again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -320,7 +320,7 @@ class Curator:
         main = faces.main_track(tracks) if listed is None else listed_track(tracks, listed)
         return People(main, tuple(track for track in tracks if track.height_px >= config.min_rival * main.height_px))
 
-    def _write(self, target: Path, crops: UInt8[np.ndarray, "T s s 3"], sound: np.ndarray) -> None:
+    def _write(self, target: Path, crops: Sequence[media.Picture], sound: np.ndarray) -> None:
         with storage.atomic_path(target) as temporary:
             media.write_video(temporary, crops, sound if len(sound) else None, clock.FPS, crf=self.config.crf)
             faults.point("crop.before_rename")

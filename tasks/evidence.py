@@ -1,10 +1,12 @@
 """What is known of one clip when its scores are taken."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
+from dualforce_model.media import Picture
 from tasks.faces import SquareBox, Track
 from tasks.footage import Footage
 
@@ -24,5 +26,5 @@ class Evidence:
     footage: Footage
     people: People | None  # None: no face was looked for
     box: SquareBox  # what was cut out of every frame, pixels of the source
-    crops: UInt8[np.ndarray, "T s s 3"]
+    crops: Sequence[Picture]  # one for each frame
     sound: Float32[np.ndarray, " n"]  # 16 kHz; empty where there is none

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from dualforce_model import media
 from dualforce_model.media import Cutter, Picture
 from tasks import faces
 from tasks.detectors import Face
@@ -50,7 +51,7 @@ class HeldFrames:
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         return self._picture(index).rgb()
 
-    def crops(self, box: faces.SquareBox, num_frames: int, size_px: int) -> UInt8[np.ndarray, "T s s 3"]:
+    def crops(self, box: faces.SquareBox, num_frames: int, size_px: int) -> list[Picture]:
         """The square of the first frames, at size_px; outside the picture its edge pixels are repeated."""
         x1, y1, x2, y2 = box.scaled(self.scale).corners
         seen = (max(x1, 0), max(y1, 0), min(x2, self._size[0]), min(y2, self._size[1]))
@@ -61,17 +62,13 @@ class HeldFrames:
         left, top = min(left, size_px - 2), min(top, size_px - 2)  # a pixel or two at the edge fill the crop
         right, bottom = max(right, left + 2), max(bottom, top + 2)
         cutter = Cutter(seen, right - left, bottom - top)
-        crops: np.ndarray = np.empty((num_frames, size_px, size_px, 3), np.uint8)
+        crops: list[Picture] = []
         for index in range(num_frames):
             if index and self._frames[index] is self._frames[index - 1]:
-                crops[index] = crops[index - 1]
-                continue
-            part = cutter(self._picture(index))
-            margins = (top, size_px - top - part.shape[0], left, size_px - left - part.shape[1])
-            if any(margins):
-                cv2.copyMakeBorder(part, *margins, cv2.BORDER_REPLICATE, dst=crops[index])
+                crops.append(crops[-1])
             else:
-                crops[index] = part
+                part = cutter(self._picture(index))
+                crops.append(media.framed(part, top, size_px - bottom, left, size_px - right))
         return crops
 
     def _picture(self, index: int) -> Picture:

@@ -74,14 +74,14 @@ def cut_preview(
     footage: Footage,
     people: People | None,
     square: faces.SquareBox,
-    crops: UInt8[np.ndarray, "T s s 3"],
+    crops: Sequence[media.Picture],
     listed: Corners | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """What was cut: source above, crop below."""
     overlay = Overlay(footage, None if people is None else people.main, square, listed)
     moments = instants([frame for frame, _ in footage.sightings], len(crops))
     size = (CROP_PX, CROP_PX)
-    below = [cv2.resize(crops[moment], size, interpolation=cv2.INTER_AREA) for moment in moments]
+    below = [cv2.resize(crops[moment].rgb(), size, interpolation=cv2.INTER_AREA) for moment in moments]
     return _sheet(overlay, moments, below)
 
 

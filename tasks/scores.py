@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dualforce_model import media
+from dualforce_model.encoders.face_track import DETECT_SIDE_PX
 from dualforce_model.metrics.lips import mouth_opening, speech_envelope
 from tasks import faces, quality
 from tasks.evidence import Evidence, People
@@ -34,7 +36,7 @@ def scores_of_clip(clip: Evidence, measures: Sequence[Measure] = ()) -> dict[str
 def _face_scores(clip: Evidence, people: People) -> dict[str, Score]:
     """What can be said of a clip that is cropped to a face."""
     footage, main, num_frames = clip.footage, people.main, len(clip.footage.frames)
-    opening = mouth_opening(clip.crops)
+    opening = mouth_opening(np.stack(list(media.small(clip.crops, DETECT_SIDE_PX))))
     envelope = speech_envelope(clip.sound, len(opening)) if len(clip.sound) else np.zeros(len(opening), np.float32)
     seen = [
         faces.patch(footage.frames[int(frame)], box * footage.frames.scale)

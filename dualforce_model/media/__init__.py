@@ -9,7 +9,7 @@ sound alike: lips and voice stay together wherever the container says it starts.
 """
 
 from dualforce_model.media.container import MediaError, MediaKind, MediaLimits
-from dualforce_model.media.picture import Cutter, Picture
+from dualforce_model.media.picture import Cutter, Picture, framed, small
 from dualforce_model.media.pictures import Probe, measured_duration_s, probe, read_frames, read_image, read_pictures
 from dualforce_model.media.sound import read_sound
 from dualforce_model.media.writing import write_image, write_video, write_wav
@@ -21,12 +21,14 @@ __all__ = [
     "MediaLimits",
     "Picture",
     "Probe",
+    "framed",
     "measured_duration_s",
     "probe",
     "read_frames",
     "read_image",
     "read_pictures",
     "read_sound",
+    "small",
     "write_image",
     "write_video",
     "write_wav",

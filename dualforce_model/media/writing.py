@@ -15,18 +15,18 @@ from PIL import Image
 
 from dualforce_model import storage
 from dualforce_model.media.container import system_errors
+from dualforce_model.media.picture import BT601, CODED, LIMITED_RANGE, Picture
 
 FULL_SCALE = 32767  # of 16-bit sound
 SOUND_BIT_RATE = 96_000
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 # x264's macroblock tree and adaptive B frames read memory that nobody wrote: equal input, different bytes.
 X264_PARAMS = "threads=1:lookahead-threads=1:mbtree=0:b-adapt=0"
-LIMITED_RANGE, BT601 = 1, 6  # how colours are written, said in the file so that players do not guess by picture size
 
 
 def write_video(
     path: Path,
-    frames: Iterable[np.ndarray],
+    frames: Iterable[np.ndarray | Picture],
     sound: np.ndarray | None,
     fps: int = 25,
     rate_hz: int = 16000,
@@ -35,23 +35,29 @@ def write_video(
 ) -> None:
     """Write MP4 (H.264 yuv420p, AAC mono): frames uint8 [H, W, 3] with even sides, sound float32 [n] in [-1, 1].
 
+    Frames may also be coded pictures, as a `Cutter` gives them, all in the first's colours: written as they are.
     Atomic. Equal input gives equal bytes: one thread, no dates, no encoder names.
     """
     iterator = iter(frames)
     first = next(iterator, None)
     if first is None:
         raise ValueError(f"{path.name}: no frame to write")
-    if first.ndim != 3 or first.shape[0] % 2 or first.shape[1] % 2:
-        raise ValueError(f"{path.name}: frames of shape {first.shape}; H.264 needs [H, W, 3] with even H and W")
+    shape = (first.height, first.width, 3) if isinstance(first, Picture) else first.shape
+    if len(shape) != 3 or shape[0] % 2 or shape[1] % 2:
+        raise ValueError(f"{path.name}: frames of shape {shape}; H.264 needs [H, W, 3] with even H and W")
     options = {"fflags": "+bitexact", "movflags": "+faststart"}
     with storage.atomic_path(path) as temporary, system_errors(path):
         with av.open(str(temporary.absolute()), "w", format="mp4", container_options=options) as container:
-            video = _picture_track(container, first.shape, fps, crf, preset)
+            space = int(first.frame.colorspace) if isinstance(first, Picture) else BT601
+            video = _picture_track(container, shape, space, fps, crf, preset)
             track = None if sound is None else _SoundTrack(container, sound, rate_hz)
             colours = VideoReformatter()
             for index, frame in enumerate(chain([first], iterator)):
-                picture = av.VideoFrame.from_numpy_buffer(_checked_frame(path, frame, first.shape), format="rgb24")
-                picture = colours.reformat(picture, format="yuv420p", threads=1)
+                if isinstance(frame, Picture):
+                    picture = _checked_picture(path, frame, shape, space)
+                else:
+                    picture = av.VideoFrame.from_numpy_buffer(_checked_frame(path, frame, shape), format="rgb24")
+                    picture = colours.reformat(picture, format=CODED, threads=1)
                 picture.pts = index
                 container.mux(video.encode(picture))
                 if track is not None:
@@ -81,12 +87,13 @@ def write_image(path: Path, rgb: np.ndarray) -> None:
     storage.write_bytes(path, buffer.getvalue())
 
 
-def _picture_track(container: Any, shape: tuple[int, ...], fps: int, crf: int, preset: str) -> Any:
+def _picture_track(container: Any, shape: tuple[int, ...], space: int, fps: int, crf: int, preset: str) -> Any:
     options = {"crf": str(crf), "preset": preset, "x264-params": X264_PARAMS, "flags": "+bitexact"}
     stream = container.add_stream("libx264", rate=fps, options=options)
-    stream.height, stream.width, stream.pix_fmt = shape[0], shape[1], "yuv420p"
+    stream.height, stream.width, stream.pix_fmt = shape[0], shape[1], CODED
     stream.codec_context.thread_count = 1
-    stream.codec_context.color_range, stream.codec_context.colorspace = LIMITED_RANGE, BT601
+    # Said in the file, so that players do not guess by the picture's size.
+    stream.codec_context.color_range, stream.codec_context.colorspace = LIMITED_RANGE, space
     return stream
 
 
@@ -109,6 +116,14 @@ class _SoundTrack:
     def close(self) -> None:
         self.write_until(len(self.sound))
         self.container.mux(self.stream.encode(None))
+
+
+def _checked_picture(path: Path, picture: Picture, shape: tuple[int, ...], space: int) -> Any:
+    frame = picture.frame
+    found = (frame.format.name, (picture.height, picture.width, 3), int(frame.colorspace))
+    if found != (CODED, shape, space):
+        raise ValueError(f"{path.name}: expected pictures {(CODED, shape, space)}, found {found}")
+    return frame
 
 
 def _checked_frame(path: Path, frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -57,7 +57,7 @@ def people(talk: Footage) -> People:
     return People(tracks[0], tracks)
 
 
-CROPS = np.full((49, 64, 64, 3), 200, np.uint8)
+CROPS = [media.Picture.of(np.full((64, 64, 3), 200, np.uint8))] * 49
 
 
 def test_crop_faces_and_landmarks_are_marked_and_the_rest_is_dimmed(talk: Footage, people: People) -> None:

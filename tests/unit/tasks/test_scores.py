@@ -30,7 +30,7 @@ def footage() -> Footage:
 
 def test_both_modes_give_scores_of_the_same_names(footage: Footage) -> None:
     (track,) = link(footage.sightings, 10)
-    crops = np.zeros((NUM_FRAMES, 64, 64, 3), np.uint8)
+    crops = [Picture.of(np.zeros((64, 64, 3), np.uint8))] * NUM_FRAMES
     sound = np.random.default_rng(1).normal(0, 0.1, 16000).astype(np.float32)
     square = centre_box(footage.width, footage.height)
     with_face = scores_of_clip(Evidence(footage, People(track, (track,)), square, crops, sound))
@@ -46,7 +46,8 @@ def test_both_modes_give_scores_of_the_same_names(footage: Footage) -> None:
 
 
 def test_without_sound_the_sound_scores_say_so(footage: Footage) -> None:
-    square, crops = centre_box(footage.width, footage.height), np.zeros((NUM_FRAMES, 64, 64, 3), np.uint8)
+    square = centre_box(footage.width, footage.height)
+    crops = [Picture.of(np.zeros((64, 64, 3), np.uint8))] * NUM_FRAMES
     scores = scores_of_clip(Evidence(footage, None, square, crops, np.zeros(0, np.float32)))
     assert scores["loudness_db"].value == quality.SILENCE_DB
     assert scores["speech_share"].value == 0

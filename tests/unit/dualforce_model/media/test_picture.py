@@ -9,8 +9,8 @@ import pytest
 from skimage import data
 
 from dualforce_model import media
-from dualforce_model.media import Cutter, Picture
-from dualforce_model.media.picture import upright
+from dualforce_model.media import Cutter, Picture, framed, small
+from dualforce_model.media.picture import BT601, BT709, LIMITED_RANGE, upright
 
 SIZE = (320, 180)
 
@@ -36,7 +36,7 @@ def test_any_form_of_picture_is_cut_and_sampled(form: str) -> None:
     assert picture.num_bytes >= SIZE[0] * SIZE[1]
     for size in (48, 200):  # smaller and larger than it is
         expected = cv2.resize(whole[20:140, 60:180], (size, size), interpolation=cv2.INTER_AREA)
-        assert difference(Cutter((60, 20, 180, 140), size, size)(picture), expected) < 3
+        assert difference(Cutter((60, 20, 180, 140), size, size)(picture).rgb(), expected) < 3
     assert difference(picture.sampled(64, 64), cv2.resize(whole, (64, 64), interpolation=cv2.INTER_NEAREST)) < 12
     assert picture.resized(*SIZE) is picture
     small = cv2.resize(whole, (80, 45), interpolation=cv2.INTER_AREA)
@@ -45,7 +45,52 @@ def test_any_form_of_picture_is_cut_and_sampled(form: str) -> None:
 
 def test_a_cutter_takes_pictures_of_changing_form() -> None:
     cutter = Cutter((60, 20, 180, 140), 48, 48)
-    assert difference(cutter(stored("yuv420p")), cutter(stored("rgb24"))) < 3
+    assert difference(cutter(stored("yuv420p")).rgb(), cutter(stored("rgb24")).rgb()) < 3
+
+
+@pytest.mark.parametrize("space", [BT709, BT601])
+@pytest.mark.parametrize("form", ["yuv420p", "yuvj420p"])
+def test_cuts_are_coded_in_the_colours_of_the_first_picture_and_are_written_so(
+    space: int, form: str, tmp_path: Path
+) -> None:
+    full = form == "yuvj420p"
+    frame = Picture.of(scene()).frame.reformat(
+        format=form, dst_colorspace=space, dst_color_range=2 if full else LIMITED_RANGE
+    )
+    frame.colorspace, frame.color_range = space, 2 if full else LIMITED_RANGE
+    source = Picture(frame, Path("a.mp4"))
+    assert difference(source.rgb(), scene()) < 3
+    cutter = Cutter((60, 20, 180, 140), 120, 120)
+    cuts = [cutter(source), cutter(stored("rgb24"))]
+    for cut in cuts:
+        assert (cut.frame.format.name, int(cut.frame.colorspace), int(cut.frame.color_range)) == ("yuv420p", space, 1)
+        assert difference(cut.rgb(), scene()[20:140, 60:180]) < 4
+    media.write_video(tmp_path / "cut.mp4", cuts, None, crf=4)
+    for frame in media.read_frames(tmp_path / "cut.mp4"):
+        assert difference(frame, scene()[20:140, 60:180]) < 5
+
+
+def test_coded_pictures_of_another_kind_are_refused(tmp_path: Path) -> None:
+    cut = Cutter((60, 20, 180, 140), 48, 48)(stored("yuv420p"))
+    for other in (stored("yuv420p"), Picture.of(scene()[:48, :48])):
+        with pytest.raises(ValueError, match="expected pictures"):
+            media.write_video(tmp_path / "cut.mp4", [cut, other], None)
+    with pytest.raises(ValueError, match="even sides"):
+        Cutter((60, 20, 180, 140), 47, 48)
+
+
+@pytest.mark.parametrize("margins", [(0, 0, 0, 0), (2, 0, 4, 6), (10, 8, 0, 2)])
+def test_a_frame_repeats_the_edge(margins: tuple[int, int, int, int]) -> None:
+    cut = Cutter((60, 20, 180, 140), 48, 48)(stored("yuv420p"))
+    expected = cv2.copyMakeBorder(cut.rgb(), *margins, cv2.BORDER_REPLICATE)
+    assert difference(framed(cut, *margins).rgb(), expected) < 1
+
+
+def test_small_pictures_are_averages_and_never_enlarged() -> None:
+    (shrunk,) = small([stored("yuv420p")], 80)
+    assert difference(shrunk, cv2.resize(scene(), (80, 45), interpolation=cv2.INTER_AREA)) < 3
+    (whole,) = small([stored("yuv420p")], 1000)
+    assert np.array_equal(whole, stored("yuv420p").rgb())
 
 
 def test_a_rectangle_lies_in_the_picture() -> None:

@@ -91,7 +91,7 @@ def evidence(
         (track,) = link(sightings, 2 * EVERY)
         people = People(track, (track,))
     box = SquareBox(100, 0, 240)
-    crops = np.stack([cv2.resize(picture[0:240, 100:340], (96, 96)) for picture in pictures])
+    crops = [Picture.of(cv2.resize(picture[0:240, 100:340], (96, 96))) for picture in pictures]
     return Evidence(footage, people, box, crops, np.zeros(0, np.float32) if sound is None else sound)
 
 
