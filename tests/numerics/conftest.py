@@ -90,3 +90,28 @@ def fill() -> Callable[..., Any]:
         return module.eval().requires_grad_(False)
 
     return load
+
+
+def encoder_weight(name: str, shape: list[int], gain: float) -> Tensor:
+    """The weight of a name, as the references of the encoders had it: the name's last part says what kind it is."""
+    kind = name.rsplit(".", 1)[-1]
+    if kind == "num_batches_tracked":
+        return torch.zeros(shape, dtype=torch.int64)
+    noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+    if kind in ("bias", "running_mean", "beta"):
+        return 0.1 * noise
+    if kind == "gamma":
+        return 0.5 * noise
+    if kind == "running_var" or len(shape) == 1:
+        return 1 + 0.1 * (noise.abs() if kind == "running_var" else noise)
+    return noise * (gain / torch.Size(shape[1:]).numel()) ** 0.5
+
+
+@pytest.fixture(scope="session")
+def encoder_weights() -> Callable[[dict[str, Any]], dict[str, Tensor]]:
+    """All weights of an encoder, from its facts: names and shapes in order, and the gain."""
+
+    def make(facts: dict[str, Any]) -> dict[str, Tensor]:
+        return {name: encoder_weight(name, shape, facts["recipe_gain"]) for name, shape in facts["state_dict"]}
+
+    return make

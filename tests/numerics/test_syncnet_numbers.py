@@ -1,14 +1,12 @@
 """SyncNet against the reference's numbers: every stage, with weights that are a function of their names."""
 
 import json
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,27 +16,14 @@ from dualforce_model.encoders.syncnet.faces import face_squares
 RELATIVE = 1e-5  # of the largest value: what a correct 32-bit run stays well under
 
 
-def recipe(name: str, shape: list[int], gain: float) -> Tensor:
-    """The weight of a name, as the reference had it."""
-    kind = name.rsplit(".", 1)[-1]
-    if kind == "num_batches_tracked":
-        return torch.zeros(shape, dtype=torch.int64)
-    noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
-    if kind in ("bias", "running_mean"):
-        return 0.1 * noise
-    if kind == "running_var" or len(shape) == 1:
-        return 1 + 0.1 * (noise.abs() if kind == "running_var" else noise)
-    return noise * (gain / torch.Size(shape[1:]).numel()) ** 0.5
-
-
 @pytest.fixture(scope="module")
 def numbers(golden: Callable[[str], Any]) -> Any:
     return golden("syncnet_v2")
 
 
 @pytest.fixture(scope="module")
-def net(numbers: Any) -> SyncNet:
-    weights = {name: recipe(name, shape, numbers.facts["recipe_gain"]) for name, shape in numbers.facts["state_dict"]}
+def net(numbers: Any, encoder_weights: Callable[..., dict[str, Tensor]]) -> SyncNet:
+    weights = encoder_weights(numbers.facts)
     made = SyncNet()
     assert {name: list(tensor.shape) for name, tensor in made.state_dict().items()} == {
         name: list(tensor.shape) for name, tensor in weights.items()

@@ -3,7 +3,6 @@
 Legend: b batch, T frames, w windows, m mel windows (100 per second).
 """
 
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +11,15 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from dualforce_model import clock
+from dualforce_model.encoders.published import fill
 from dualforce_model.encoders.syncnet.faces import FACE_PX
 from dualforce_model.encoders.syncnet.mfcc import HERTZ, mfcc
 from dualforce_model.encoders.syncnet.offset import WINDOW_FRAMES, num_windows
-from dualforce_model.weight_files import WeightsError, listed, open_tensors
 
 NUM_FEATURES = 1024
 MELS_PER_FRAME = HERTZ // clock.FPS
 WINDOW_MELS = MELS_PER_FRAME * WINDOW_FRAMES
 CHUNK = 16  # windows at once: what bounds the memory (about 0.2 GB)
-COUNTERS = ".num_batches_tracked"  # of training; some copies of the file lack them
 
 
 class SyncNet(nn.Module):
@@ -113,21 +111,7 @@ def load_syncnet(path: Path) -> SyncNet:
     the file is run.
     """
     net = SyncNet()
-    wanted = {name: tensor for name, tensor in net.state_dict().items() if not name.endswith(COUNTERS)}
-    with ExitStack() as stack:
-        stored = open_tensors((path,), stack)
-        missing = [name for name in wanted if name not in stored]
-        if missing:
-            raise WeightsError(f"{path}: no {listed(missing)}; expected the {len(wanted)} weights of SyncNet v2")
-        unknown = [name for name in stored if name not in wanted and not name.endswith(COUNTERS)]
-        if unknown:
-            raise WeightsError(f"{path}: {listed(unknown)} has no place in SyncNet v2; take the file of its weights")
-        with torch.no_grad():
-            for name, tensor in wanted.items():
-                if stored[name].shape != tuple(tensor.shape):
-                    found = list(stored[name].shape)
-                    raise WeightsError(f"{path}: {name} is {found}, expected {list(tensor.shape)} of SyncNet v2")
-                tensor.copy_(stored[name].read())
+    fill(net, path, "SyncNet v2")
     return net
 
 
