@@ -36,11 +36,11 @@ from dualforce_model import clock, media, storage
 from dualforce_model.config import Frozen
 from dualforce_model.media import picture as decoded
 from dualforce_model.media.writing import SOUND_BIT_RATE, X264_PARAMS
+from dualforce_model.stamp import Stamp
 from tasks import curation, footage, quality, scores
 from tasks.curation import CurateConfig, CurateJob, Curator
 from tasks.pool import Job, PoolConfig, WorkerSpec, make_pool
 from tasks.records import Span
-from tasks.stamp import Stamp
 from tasks.tables import table
 
 ROOT = Path(__file__).resolve().parents[1]

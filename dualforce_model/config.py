@@ -38,8 +38,7 @@ def canonical_json(value: Any) -> str:
 
 def digest(*values: Any) -> str:
     """First 32 hex digits of the SHA-256 over the canonical JSON of all values."""
-    text = "\n".join(canonical_json(value) for value in values)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return digest_after()(*values)
 
 
 def digest_after(*head: Any) -> Callable[..., str]:

@@ -58,13 +58,16 @@ def check_begun(place: Place, what: str, before: str) -> None:
 def check_curate(config: CurateConfig) -> None:
     """The detector, where one is used, and the measures."""
     measures = make_measures(config.measures)
-    if config.mode == "face":
-        make_detector(config.detector)
-        return
+    detector = make_detector(config.detector) if config.mode == "face" else None
     for measure in measures:
-        if measure.needs_face:
+        if measure.needs_face and detector is None:
             raise ConfigError(
                 f"curate.measures.{measure.name}: it needs a face, and curate.mode general looks for none"
+            )
+        if measure.needs_landmarks and detector is not None and not detector.landmarks:
+            raise ConfigError(
+                f"curate.measures.{measure.name}: it needs landmarks, and {detector.name} gives none; choose another "
+                "curate.detector, or leave the measure out"
             )
 
 

@@ -16,7 +16,8 @@ from flows.pipeline import SAVED, PipelineRun, acquire_from, kept_settings
 from flows.preflight import FlowRun
 from tasks.place import Place
 
-STAGES: dict[str, type[FlowRun]] = {"curate": CurateRun, "extract": ExtractRun, "acquire": AcquireRun}
+SingleRun = AcquireRun | CurateRun | ExtractRun
+STAGES: dict[str, type[SingleRun]] = {"curate": CurateRun, "extract": ExtractRun, "acquire": AcquireRun}
 CHAIN = ("acquire", "curate", "extract")
 
 
@@ -51,13 +52,13 @@ def load_chain(home: Path) -> PipelineRun:
     runs = {stage: _load_stage(home, stage) for stage in stages}
     latest = runs[stages[-1]]
     settings = {name: value for run in runs.values() for name, value in run if value is not None}
-    _refuse_mixture(home, {stage: run.place for stage, run in runs.items()})  # type: ignore[attr-defined]  # all have one
-    return PipelineRun(**settings | {"place": moved(latest.place, home)})  # type: ignore[attr-defined]
+    _refuse_mixture(home, {stage: run.place for stage, run in runs.items()})
+    return PipelineRun(**settings | {"place": moved(latest.place, home)})
 
 
-def _load_stage(home: Path, stage: str) -> FlowRun:
+def _load_stage(home: Path, stage: str) -> SingleRun:
     path = _kept(home, stage)
-    run = validate(STAGES[stage], read_settings(path), str(path))
+    run: SingleRun = validate(STAGES[stage], read_settings(path), str(path))
     if isinstance(run, AcquireRun):
         run = run.model_copy(update={"acquire": acquire_from(run.acquire, home)})
     return run

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import Field
 
 from dualforce_model.config import Frozen, digest
+from dualforce_model.stamp import Stamp, is_same_file
 from tasks.fetch import FetchConfig, FetchJob, local_path
 from tasks.leases import Lease
 from tasks.ledger import Ledger, Relisting, Row
@@ -13,7 +14,6 @@ from tasks.pool import Job, WorkerSpec
 from tasks.records import Clip, Impossible, Stage
 from tasks.sources import LOCAL, SourceConfig, make_source
 from tasks.sources.packed import PackedClips
-from tasks.stamp import Stamp, is_same_file
 from tasks.work import Target, Work
 
 DOWNLOAD_BYTES = 64 * 2**20  # what a download may hold in memory, for the pool's bound; videos go to disk

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from dualforce_model import clock, media
+from dualforce_model.stamp import is_same_file
 from tasks.acquiring import stamp_of_download, video_path
 from tasks.curation import CurateConfig, CurateJob, crop_keys
 from tasks.detectors import DetectorConfig
@@ -16,7 +17,6 @@ from tasks.place import Place
 from tasks.pool import Job, WorkerSpec
 from tasks.records import Clip, Stage
 from tasks.sources import cut_spans
-from tasks.stamp import is_same_file
 from tasks.work import Target, Work
 
 WeightsT = TypeVar("WeightsT", DetectorConfig, MeasureConfig)

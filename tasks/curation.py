@@ -22,13 +22,14 @@ from dualforce_model import clock, faults, media, storage
 from dualforce_model.config import Frozen, digest_after
 from dualforce_model.errors import InputError
 from dualforce_model.media import MediaError, MediaLimits
+from dualforce_model.stamp import Stamp, is_same_file
 from tasks import faces, quality
-from tasks.detectors import DetectorConfig, Face, OpenCVCascade, make_detector
+from tasks.detectors import DETECTORS, DetectorConfig, Face, make_detector
 from tasks.duplicates import NUM_DIGITS, likeness
 from tasks.evidence import Evidence, People
 from tasks.footage import Footage, HeldFrames
 from tasks.listed import Corners, exact_span, listed_track
-from tasks.measures import MeasureConfig, make_measures
+from tasks.measures import MEASURES, MeasureConfig, make_measures
 from tasks.preview import cut_preview, refused_preview, write_preview
 from tasks.records import (
     MEDIA_REASONS,
@@ -43,11 +44,9 @@ from tasks.records import (
 )
 from tasks.scores import FACE_SCORES, NEEDS, scores_of_clip
 from tasks.sources.cutting import SHORTEST_PIECE_S
-from tasks.stamp import Stamp, is_same_file
 
 VERSION = 3  # rises whenever equal input would give another crop or other scores
 SHORTEST_FRAMES = clock.num_frames(2)  # the reference step and one more
-BOXES_ALONE = frozenset({OpenCVCascade.name})  # detectors that give no landmarks
 FACE_SETTINGS = frozenset(  # which `mode: general` does not read, and its crops do not depend on
     {"detector", "detect_every", "search_every", "expand", "max_gap", "min_looks", "min_density", "min_presence"}
     | {"min_rival", "listed_crop"}
@@ -177,9 +176,9 @@ def unmeasured(config: CurateConfig | None) -> dict[str, str]:
         return {}
     if config.mode == "general":
         return dict.fromkeys(FACE_SCORES, "a face, and mode general looks for none")
-    measured = {score for measure in make_measures(config.measures) for score in measure.scores}
+    measured = {score for name in config.measures for score in MEASURES[name].scores}
     needed = {name: needs for name, needs in NEEDS.items() if name not in measured}
-    if config.detector.name in BOXES_ALONE:
+    if not DETECTORS[config.detector.name].landmarks:
         needed |= dict.fromkeys(quality.HEAD_ANGLES, f"landmarks, and {config.detector.name} gives none")
     return needed
 

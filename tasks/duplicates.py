@@ -10,7 +10,7 @@ relative to the clip's own size, length, brightness and contrast, so that anothe
 slightly cut edges change little. Legend: T frames at 25 per second, n clips.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -38,9 +38,10 @@ QUIET = 0.03  # of the loudest: what is quieter is silence
 # is proof enough that little movement need not be.
 SAME_LOOK, SAME_SOUND, SAME_MOVES, MOVES_WITH_SOUND = 0.9, 0.9, 0.8, 0.5
 
-# Clips are compared in full only where signs of random sums agree: in all KEY_BITS of one of the tables, but for the
-# sums nearest to 0, of which FLIPS may differ. Of pairs that correlate 0.95 in all practically none is missed, of 0.9
-# one in eighty, of 0.85 one in thirteen.
+# So few clips are compared each with each, in blocks of rows. More are compared in full only where signs of random sums
+# agree: in all KEY_BITS of one of the tables, but for the sums nearest to 0, of which FLIPS may differ. Of pairs that
+# correlate 0.95 in all practically none is missed, of 0.9 one in eighty, of 0.85 one in thirteen.
+FEW, BLOCK = 4096, 256
 TABLES, KEY_BITS, FLIPS = 12, 20, 4
 KEYS_PER_WORD = 3
 WORDS = TABLES // KEYS_PER_WORD
@@ -48,6 +49,11 @@ FARTHEST = 75  # signs that differ, of TABLES * KEY_BITS; pairs that correlate 0
 SEED = 25
 PART = 1 << 21  # pairs whose signs are looked at together
 COMPARED = 1 << 15  # clips or pairs whose digits are
+
+# How alike pairs are in a part, whether both have it, and whether any has.
+Correlated = tuple[Float64[np.ndarray, "*pairs"], Bool[np.ndarray, "*pairs"], Bool[np.ndarray, "*pairs"]]
+Correlate = Callable[[np.ndarray, np.ndarray, slice], Correlated]
+Met = tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"], Float32[np.ndarray, " p"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +136,11 @@ class Likenesses:
         found = [Pair(clip_ids, clip_ids, 1.0) for clip_ids in named if len(clip_ids) > 1]
         packed = np.frombuffer(b"".join(self.groups), np.uint8).reshape(len(named), (NUM_DIGITS + 1) // 2)
         met: dict[tuple[int, int], float] = {}  # a pair may be found with its sound and without
-        for rows, parts in _searches(packed):
-            for first, second in _near(packed[rows], parts):
-                one, other = rows[first], rows[second]
-                alike = _alikeness(packed[one], packed[other])
-                same = alike > 0
-                met |= dict(
-                    zip(zip(one[same].tolist(), other[same].tolist(), strict=True), alike[same].tolist(), strict=True)
-                )
+        for one, other, alike in _every_pair(packed) if len(packed) <= FEW else _searched(packed):
+            same = alike > 0
+            met |= dict(
+                zip(zip(one[same].tolist(), other[same].tolist(), strict=True), alike[same].tolist(), strict=True)
+            )
         return found + [Pair(named[one], named[other], alike) for (one, other), alike in met.items()]
 
 
@@ -199,15 +202,33 @@ def _searches(packed: UInt8[np.ndarray, "n b"]) -> list[tuple[Int64[np.ndarray, 
     return [(np.flatnonzero(kind), parts) for kind, parts in kinds]
 
 
-def _alikeness(first: UInt8[np.ndarray, "p b"], second: UInt8[np.ndarray, "p b"]) -> Float32[np.ndarray, " p"]:
+def _every_pair(packed: UInt8[np.ndarray, "n b"]) -> Iterator[Met]:
+    """All pairs of rows that are alike, the smaller number first, and how much they are."""
+    for begin in range(0, len(packed), BLOCK):
+        alike = np.triu(_alikeness(packed[begin : begin + BLOCK], packed[begin:], _crossed), 1)
+        first, second = np.nonzero(alike)
+        yield first + begin, second + begin, alike[first, second]
+
+
+def _searched(packed: UInt8[np.ndarray, "n b"]) -> Iterator[Met]:
+    """Pairs of rows that may be alike, the smaller number first, and how much they are."""
+    for rows, parts in _searches(packed):
+        for first, second in _near(packed[rows], parts):
+            one, other = rows[first], rows[second]
+            yield one, other, _alikeness(packed[one], packed[other], _paired)
+
+
+def _alikeness(
+    first: UInt8[np.ndarray, "p b"], second: UInt8[np.ndarray, "q b"], correlated: Correlate
+) -> Float32[np.ndarray, "*pairs"]:
     """The least of the correlations by which pairs are the same; 0 where they are not.
 
     Where both have sound it decides, beside the looks; else movement does. A picture that stands still says little:
     such clips are the same as others that stand still, if both have sound or neither.
     """
-    look, with_looks, any_looks = _correlated(first, second, LOOK_PART)
-    moves, with_moves, any_moves = _correlated(first, second, MOVES_PART)
-    sound, with_sounds, any_sounds = _correlated(first, second, SOUND_PART)
+    look, with_looks, any_looks = correlated(first, second, LOOK_PART)
+    moves, with_moves, any_moves = correlated(first, second, MOVES_PART)
+    sound, with_sounds, any_sounds = correlated(first, second, SOUND_PART)
     look = np.where(with_looks, look, np.where(any_looks, 0.0, 1.0))
     heard = with_sounds & (sound >= SAME_SOUND) & np.where(with_moves, moves >= MOVES_WITH_SOUND, ~any_moves)
     seen = ~with_sounds & ((with_moves & (moves >= SAME_MOVES)) | ~(any_moves | any_sounds))
@@ -215,14 +236,27 @@ def _alikeness(first: UInt8[np.ndarray, "p b"], second: UInt8[np.ndarray, "p b"]
     return np.where((look >= SAME_LOOK) & (heard | seen), least, 0.0).astype(np.float32)
 
 
-def _correlated(
-    first: UInt8[np.ndarray, "p b"], second: UInt8[np.ndarray, "p b"], part: slice
-) -> tuple[Float32[np.ndarray, " p"], Bool[np.ndarray, " p"], Bool[np.ndarray, " p"]]:
-    """How alike pairs are in a part, whether both have it, and whether any has."""
+def _paired(first: UInt8[np.ndarray, "p b"], second: UInt8[np.ndarray, "p b"], part: slice) -> Correlated:
+    """Each row with the one beside it."""
     one, other = _values(first, part), _values(second, part)
-    sizes = np.sqrt(np.square(one).sum(axis=1) * np.square(other).sum(axis=1))
     here, there = _there(first, part), _there(second, part)
-    return (one * other).sum(axis=1) / np.maximum(sizes, 1.0), here & there, here | there
+    return _shares((one * other).sum(axis=1), _squares(one) * _squares(other)), here & there, here | there
+
+
+def _crossed(first: UInt8[np.ndarray, "p b"], second: UInt8[np.ndarray, "q b"], part: slice) -> Correlated:
+    """Each row with every other."""
+    one, other = _values(first, part), _values(second, part)
+    here, there = _there(first, part)[:, None], _there(second, part)
+    return _shares(one @ other.T, np.multiply.outer(_squares(one), _squares(other))), here & there, here | there
+
+
+def _squares(values: Float32[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
+    return np.square(values).sum(axis=1, dtype=np.float64)
+
+
+def _shares(products: Float32[np.ndarray, "*pairs"], squares: Float64[np.ndarray, "*pairs"]) -> np.ndarray:
+    """Correlations in 64 bits, of sums that are whole numbers: the same whichever way they were added."""
+    return products.astype(np.float64) / np.sqrt(np.maximum(squares, 1.0))
 
 
 def _near(packed: UInt8[np.ndarray, "n b"], parts: Sequence[slice]) -> Iterator[tuple[Int64[np.ndarray, " p"], ...]]:

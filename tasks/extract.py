@@ -8,9 +8,9 @@ A part is one modality of one clip in a file of its own, until a shard holds it.
 a kill whatever was finished is found and not made again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import cv2
 import numpy as np
@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from dualforce_model import clock, media, storage
-from dualforce_model.config import Frozen, digest, digest_after
-from dualforce_model.encoders import Modality
+from dualforce_model.config import Frozen, digest_after
+from dualforce_model.encoders import NO_WEIGHTS, Modality
 from dualforce_model.schema import Feature, SchemaError, check_feature
+from dualforce_model.stamp import is_same_file
 from tasks.extractors import EXTRACTORS, AudioConfig, CropMedia, Extractor, StructureConfig, VideoLatentsConfig
 from tasks.records import FailureClass, Reason, Temporary
-from tasks.stamp import is_same_file
 
 NO_SOUND = {"reason": Reason.NO_SOUND.value, "measured": "the crop has no sound stream"}
 
@@ -40,6 +40,9 @@ class ExtractConfig(Frozen):
     video: VideoLatentsConfig = VideoLatentsConfig()
     structure: StructureConfig = StructureConfig()
     audio: AudioConfig = AudioConfig()
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where encoders with weights run; auto: a GPU of CUDA where there is one"
+    )
 
     @model_validator(mode="after")
     def _once(self) -> Self:
@@ -70,7 +73,13 @@ def make_extractors(config: ExtractConfig) -> dict[Modality, Extractor]:
 
 def feature_key(extractor: Extractor, crop_digest: str, upstream: Iterable[str] = ()) -> str:
     """32 hex digits over all that decides a feature: the extractor, the crop's bytes, keys of features it reads."""
-    return digest("feature", extractor.fingerprint(), crop_digest, sorted(upstream))
+    return feature_keys(extractor)(crop_digest, upstream)
+
+
+def feature_keys(extractor: Extractor) -> Callable[[str, Iterable[str]], str]:
+    """`feature_key` of one extractor for many crops: what does not depend on the crop is computed once."""
+    begun = digest_after("feature", extractor.fingerprint())
+    return lambda crop_digest, upstream: begun(crop_digest, sorted(upstream))
 
 
 def wanted_features(config: ExtractConfig, crop_digest: str) -> dict[Modality, tuple[str, str]]:
@@ -83,11 +92,10 @@ def wanted_features(config: ExtractConfig, crop_digest: str) -> dict[Modality, t
 
 
 class FeatureKeys:
-    """`feature_key` of a config's features for many crops: what does not depend on the crop is computed once."""
+    """`feature_key` of all of a config's features for many crops."""
 
     def __init__(self, config: ExtractConfig) -> None:
-        fingerprints = {modality: each.fingerprint() for modality, each in make_extractors(config).items()}
-        self._keys = {modality: digest_after("feature", fingerprint) for modality, fingerprint in fingerprints.items()}
+        self._keys = {modality: feature_keys(each) for modality, each in make_extractors(config).items()}
 
     def __call__(self, crop_digest: str) -> dict[Modality, str]:
         """The key of every feature that a crop should have."""
@@ -117,7 +125,15 @@ class ExtractWorker:
         """Ready every extractor; one thread per worker."""
         cv2.setNumThreads(1)
         for extractor in self.extractors.values():
-            extractor.load()
+            extractor.load(self._device())
+
+    def _device(self) -> str:
+        """The device of all encoders. Torch is asked only where one of them has weights: it takes seconds to import."""
+        if self.config.device != "auto" or all(each.weights_digest == NO_WEIGHTS for each in self.extractors.values()):
+            return "cpu" if self.config.device == "auto" else self.config.device
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
 
     def __call__(self, job: ExtractJob) -> dict[str, Any]:
         """Part and key of every wanted modality; of one that needs sound the crop has not, reason and measurement."""

@@ -19,11 +19,11 @@ from pydantic import Field, ValidationError
 from dualforce_model import faults, media, storage
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InputError
+from dualforce_model.stamp import Stamp
 from tasks.records import MEDIA_REASONS, FailureClass, Impossible, Reason, Temporary
 from tasks.sources import LOCAL
 from tasks.sources.base import WEB_SCHEMES, check_url
 from tasks.sources.folder import is_text
-from tasks.stamp import Stamp
 
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 SHORTER_BY_S = 2.0  # a download may be this much, or 2 %, shorter than its site says

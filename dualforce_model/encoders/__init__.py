@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dualforce_model.config import ConfigError, Frozen, validate
-from dualforce_model.encoders.base import Encoder, EncoderChoice, Modality, VideoCodec
+from dualforce_model.encoders.base import NO_WEIGHTS, Encoder, EncoderChoice, Modality, VideoCodec
 from dualforce_model.encoders.dct_codec import DctVideoCodec, DctVideoConfig
 from dualforce_model.encoders.face_dct import FaceDctConfig, FaceDctStructure
 from dualforce_model.encoders.log_mel import LogMel, LogMelConfig
@@ -30,6 +30,7 @@ def make_encoder(name: str, config: Frozen | Mapping[str, Any] | None = None) ->
 
 __all__ = [
     "ENCODERS",
+    "NO_WEIGHTS",
     "DctVideoCodec",
     "DctVideoConfig",
     "Encoder",

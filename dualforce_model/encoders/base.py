@@ -7,21 +7,27 @@ from jaxtyping import Float32, UInt8
 from pydantic import Field
 
 from dualforce_model.config import Frozen, digest
+from dualforce_model.pretrained import Weights
 
-Modality = Literal["video", "structure", "audio"]
+Modality = Literal["video", "structure", "audio", "flame", "reference"]
+NO_WEIGHTS = "none"
 
 
 @runtime_checkable
 class Encoder(Protocol):
     """One way to turn a clip into the numbers of one modality.
 
-    `version` rises whenever equal input would give other numbers; `config` is everything that can be chosen.
+    Built cheaply: the driver of a run asks for fingerprints alone. Weights, where there are any (`weights` is their
+    entry in dualforce_model/pretrained.py, and the config's `weights` says where they lie), are found when it is built
+    and read by `load`, once per worker. `version` rises whenever equal input would give other numbers; `config` is
+    everything that can be chosen.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     modality: ClassVar[Modality]
     config_type: ClassVar[type[Frozen]]
+    weights: ClassVar[Weights | None]
 
     @property
     def config(self) -> Frozen:
@@ -33,14 +39,49 @@ class Encoder(Protocol):
         """Channels of a video latent, entries of a structure vector, or entries of an audio token."""
         ...
 
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights, or `NO_WEIGHTS`."""
+        ...
+
     def fingerprint(self) -> str:
-        """32 hex digits over name, version and config."""
+        """32 hex digits over name, version, config and what is in the weights; where these lie does not matter."""
+        ...
+
+    def load(self, device: str = "cpu") -> None:
+        """Read the weights, if any, to a device of torch's. Raises DamagedWeightsError."""
         ...
 
 
+class WeightFree:
+    """What encoders without weights have in common."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    weights: ClassVar[Weights | None] = None
+
+    @property
+    def config(self) -> Frozen:
+        """What this encoder was built with."""
+        raise NotImplementedError
+
+    @property
+    def weights_digest(self) -> str:
+        """There are none."""
+        return NO_WEIGHTS
+
+    def fingerprint(self) -> str:
+        """32 hex digits over name, version and config."""
+        return digest(self.name, self.version, self.config)
+
+    def load(self, device: str = "cpu") -> None:
+        """Nothing to read, and nothing that another device would do faster."""
+
+
 def encoder_fingerprint(encoder: Encoder) -> str:
-    """The fingerprint that all encoders without weights share: name, version, config."""
-    return digest(encoder.name, encoder.version, encoder.config)
+    """The fingerprint of an encoder with weights: name, version, config, what is in the weights."""
+    settings = encoder.config.model_dump(mode="json", exclude={"weights"})
+    return digest(encoder.name, encoder.version, settings, encoder.weights_digest)
 
 
 class VideoCodec(Encoder, Protocol):

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from dualforce_model import clock
 from dualforce_model.config import Frozen
-from dualforce_model.encoders.base import Modality, encoder_fingerprint
+from dualforce_model.encoders.base import Modality, WeightFree
 
 BLOCK_PX = 8
 FRAMES = clock.FRAMES_PER_STEP
@@ -82,7 +82,7 @@ def _basis(table: tuple[Coefficient, ...]) -> np.ndarray:
     return np.stack(vectors).astype(np.float32)
 
 
-class DctVideoCodec:
+class DctVideoCodec(WeightFree):
     """Frames to latents and back. Linear, deterministic, causal: step i depends on its own four frames alone."""
 
     name: ClassVar[str] = "dct_video"
@@ -113,10 +113,6 @@ class DctVideoCodec:
     def num_features(self) -> int:
         """Latent channels: 16."""
         return len(TABLES[self._config.table])
-
-    def fingerprint(self) -> str:
-        """32 hex digits over name, version and config."""
-        return encoder_fingerprint(self)
 
     def encode(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "S C h w"]:
         """Latents of T = 4k+1 frames whose sides are multiples of 8. Raises ValueError for any other shape."""

@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 from pydantic import Field
 
 from dualforce_model.config import Frozen
-from dualforce_model.encoders.base import Modality, encoder_fingerprint
+from dualforce_model.encoders.base import Modality, WeightFree
 from dualforce_model.encoders.dct_codec import dct_matrix
 from dualforce_model.encoders.face_track import FaceTrackConfig, patches, to_gray, track_face
 
@@ -36,7 +36,7 @@ def low_frequencies(count: int) -> list[tuple[int, int]]:
     return sorted(pairs, key=lambda pair: (pair[0] + pair[1], pair[1]))[:count]
 
 
-class FaceDctStructure:
+class FaceDctStructure(WeightFree):
     """Frames of a face crop to structure vectors. Causal, deterministic; one picture gives [1, m]."""
 
     name: ClassVar[str] = "face_dct"
@@ -66,10 +66,6 @@ class FaceDctStructure:
         mouth = [f"mouth_{y}_{x}" for y, x in low_frequencies(self._config.num_mouth)]
         eyes = [f"{side}_eye_{y}_{x}" for side in ("left", "right") for y, x in low_frequencies(self._config.num_eye)]
         return ("centre_x", "centre_y", "size", *mouth, *eyes)
-
-    def fingerprint(self) -> str:
-        """32 hex digits over name, version and config."""
-        return encoder_fingerprint(self)
 
     def __call__(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T m"]:
         """Structure of every frame; frame t depends on frames 0 .. t alone."""

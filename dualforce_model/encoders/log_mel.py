@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from dualforce_model import clock
 from dualforce_model.config import Frozen
-from dualforce_model.encoders.base import Modality, encoder_fingerprint
+from dualforce_model.encoders.base import Modality, WeightFree
 
 HOP = clock.SAMPLE_RATE_HZ // clock.AUDIO_HZ  # 320
 # Measured on real speech (eleven recordings, -17 to -39 dBFS): usual level of the lowest and of the highest band, of
@@ -55,7 +55,7 @@ def mel_filters(num_mels: int, num_fft: int, low_hz: float, high_hz: float) -> F
     return np.where(weight > 0, triangles / np.where(weight > 0, weight, 1.0), nearest).astype(np.float32)
 
 
-class LogMel:
+class LogMel(WeightFree):
     """Sound to tokens. Deterministic; equal sound gives equal tokens wherever in a clip it stands."""
 
     name: ClassVar[str] = "log_mel"
@@ -84,10 +84,6 @@ class LogMel:
     def look_ahead_ms(self) -> int:
         """How far a token sees beyond its own end."""
         return self._config.look_ahead_ms
-
-    def fingerprint(self) -> str:
-        """32 hex digits over name, version and config."""
-        return encoder_fingerprint(self)
 
     def __call__(self, samples: Float[np.ndarray, " n"]) -> Float32[np.ndarray, "J a"]:
         """Tokens [2T, a] of 640T samples at 16 kHz. Raises ValueError for another number of samples."""

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from pydantic import Field
 
 from dualforce_model.config import Frozen
-from tasks.weights import Weights
+from dualforce_model.pretrained import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,13 @@ class Detector(Protocol):
     """One way to find faces. Built cheaply (the driver asks for fingerprints); `load` reads weights, in the worker.
 
     `version` rises whenever an equal picture would give other faces. `weights` is None where there is nothing to get.
+    `landmarks` says whether its faces have any.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     weights: ClassVar[Weights | None]
+    landmarks: ClassVar[bool]
 
     def __init__(self, config: DetectorConfig) -> None:
         """Raises InputError for weights or packages that are not here, so that a run is refused before it starts."""

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from dualforce_model.config import ConfigError
+from dualforce_model.pretrained import Weights, fingerprint
 from tasks.detectors.base import DetectorConfig, Face
 from tasks.detectors.search import faces_of, shrunk
-from tasks.weights import Weights, fingerprint
 
 MAX_FACES = 4  # looked for in one picture; each that is not there costs another search
 SAME_FACE = 0.5  # intersection over union of meshes that are one face: at low thresholds it returns some twice
@@ -43,6 +43,7 @@ class MediaPipe:
     name: ClassVar[str] = "mediapipe"
     version: ClassVar[int] = 1
     weights: ClassVar[Weights | None] = WEIGHTS
+    landmarks: ClassVar[bool] = True
 
     def __init__(self, config: DetectorConfig) -> None:
         if importlib.util.find_spec("mediapipe") is None:

@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from dualforce_model import storage
 from dualforce_model.config import digest
 from dualforce_model.encoders.cascade import CASCADE, weigh_faces
+from dualforce_model.pretrained import Weights
 from tasks.detectors.base import DetectorConfig, Face
-from tasks.weights import Weights
 
 SMALLEST_PX = 24  # side of the pattern the cascade was trained on
 SURROUNDINGS = 1.7  # side of what is searched around a known face, in sizes of the face
@@ -35,6 +35,7 @@ class OpenCVCascade:
     name: ClassVar[str] = "opencv_cascade"
     version: ClassVar[int] = 2
     weights: ClassVar[Weights | None] = None
+    landmarks: ClassVar[bool] = False
 
     def __init__(self, config: DetectorConfig) -> None:
         self.config = config

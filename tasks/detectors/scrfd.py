@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from dualforce_model.pretrained import Weights, fingerprint
 from tasks.detectors.base import DetectorConfig, Face
 from tasks.detectors.search import faces_of, shrunk
-from tasks.weights import Weights, fingerprint
+from tasks.onnx_session import open_session
 
 STRIDE_PX = 32  # of the coarsest grid: sides must be multiples of it
 NUM_OUTPUTS = (6, 9, 10, 15)  # three or five grids, without and with landmarks
-QUIET = 3  # onnxruntime: errors only; its warnings are about sizes other than the 640 px of the export
 WEIGHTS = Weights(
     name="scrfd",
     setting="detector.weights",
@@ -35,6 +35,7 @@ class Scrfd:
     name: ClassVar[str] = "scrfd"
     version: ClassVar[int] = 1
     weights: ClassVar[Weights | None] = WEIGHTS
+    landmarks: ClassVar[bool] = True
 
     def __init__(self, config: DetectorConfig) -> None:
         self.config = config
@@ -68,22 +69,13 @@ def _canvas(picture: UInt8[np.ndarray, "h w 3"], fixed: tuple[int, int] | None) 
 
 def _open(path: Path) -> Any:
     """insightface's SCRFD on one CPU thread, tried once. The package is imported here: it takes half a second."""
-    import onnxruntime  # type: ignore[import-untyped]
     from insightface.model_zoo.scrfd import SCRFD
 
-    content = WEIGHTS.read(path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = QUIET
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no other base
-        raise WEIGHTS.damaged(path, error) from error
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) not in NUM_OUTPUTS or len(inputs[0].shape) != 4:
-        raise WEIGHTS.damaged(
-            path, f"{len(inputs)} inputs and {len(outputs)} outputs; SCRFD has one picture and 6, 9, 10 or 15 outputs"
-        )
+    session = open_session(WEIGHTS, path)
+    (taken,), outputs = session.get_inputs(), session.get_outputs()
+    if len(outputs) not in NUM_OUTPUTS or len(taken.shape) != 4:
+        found = f"it takes {taken.shape} and gives {len(outputs)} outputs"
+        raise WEIGHTS.damaged(path, f"{found}; SCRFD takes one picture and gives 6, 9, 10 or 15")
     net = SCRFD(session=session)
     blank = _canvas(np.zeros((STRIDE_PX, STRIDE_PX, 3), np.uint8), net.static_input_size)
     try:

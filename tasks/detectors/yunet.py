@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from dualforce_model.pretrained import Weights, fingerprint
 from tasks.detectors.base import DetectorConfig, Face
 from tasks.detectors.search import faces_of, shrunk
-from tasks.weights import Weights, fingerprint
 
 SAME_FACE = 0.3  # intersection over union of boxes that are one face
 MAX_CANDIDATES = 5000
@@ -33,6 +33,7 @@ class YuNet:
     name: ClassVar[str] = "yunet"
     version: ClassVar[int] = 1
     weights: ClassVar[Weights | None] = WEIGHTS
+    landmarks: ClassVar[bool] = True
 
     def __init__(self, config: DetectorConfig) -> None:
         self.config = config

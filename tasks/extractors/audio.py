@@ -5,10 +5,10 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from dualforce_model.config import Frozen, digest
-from dualforce_model.encoders import EncoderChoice, Modality, make_encoder
+from dualforce_model.config import Frozen
+from dualforce_model.encoders import EncoderChoice, Modality
 from dualforce_model.schema import Feature
-from tasks.extractors.base import NO_WEIGHTS, CropMedia, Need
+from tasks.extractors.base import ByEncoder, CropMedia, Need
 
 
 class AudioConfig(Frozen):
@@ -17,7 +17,7 @@ class AudioConfig(Frozen):
     encoder: EncoderChoice = Field(EncoderChoice(name="log_mel"), description="which audio encoder of ENCODERS")
 
 
-class Audio:
+class Audio(ByEncoder):
     """Tokens [2T, a], float16."""
 
     name: ClassVar[str] = "audio"
@@ -26,25 +26,7 @@ class Audio:
     needs: ClassVar[frozenset[Need]] = frozenset({"samples"})
 
     def __init__(self, config: AudioConfig) -> None:
-        self.config = config
-        self._encoder = make_encoder(config.encoder.name, config.encoder.config)
-
-    @property
-    def weights_digest(self) -> str:
-        """The encoder has no weights."""
-        return NO_WEIGHTS
-
-    @property
-    def encoder_fingerprint(self) -> str:
-        """Of the encoder alone: what a model trained on this has to be used with."""
-        return str(self._encoder.fingerprint())
-
-    def fingerprint(self) -> str:
-        """32 hex digits over name, version, weights and encoder."""
-        return digest(self.name, self.version, self.weights_digest, self._encoder.fingerprint())
-
-    def load(self) -> None:
-        """Nothing to load."""
+        super().__init__(config.encoder)
 
     def __call__(self, crop: CropMedia) -> Feature:
         """`tokens` of the whole sound."""

@@ -5,11 +5,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from dualforce_model.encoders import Modality
+from dualforce_model.config import digest
+from dualforce_model.encoders import EncoderChoice, Modality, make_encoder
 from dualforce_model.schema import Feature
 
 Need = Literal["frames", "samples"]
-NO_WEIGHTS = "none"
 
 
 class CropMedia(NamedTuple):
@@ -46,10 +46,42 @@ class Extractor(Protocol):
         """32 hex digits over name, version, weights and config."""
         ...
 
-    def load(self) -> None:
-        """Make ready to extract, once per worker."""
+    def load(self, device: str = "cpu") -> None:
+        """Make ready to extract on a device of torch's, once per worker."""
         ...
 
     def __call__(self, crop: CropMedia) -> Feature:
         """The named arrays of the modality, as dualforce_model/schema.py lists them."""
         ...
+
+
+class ByEncoder:
+    """What extractors have in common that apply one encoder of dualforce_model/encoders."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+
+    def __init__(self, choice: EncoderChoice) -> None:
+        self._encoder: Any = make_encoder(choice.name, choice.config)
+
+    @property
+    def weights_digest(self) -> str:
+        """That of the encoder's weights."""
+        return str(self._encoder.weights_digest)
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Of the encoder alone: what a model trained on this has to be used with."""
+        return str(self._encoder.fingerprint())
+
+    def fingerprint(self) -> str:
+        """32 hex digits over name, version, weights, encoder and what else is chosen."""
+        return digest(self.name, self.version, self.weights_digest, self.encoder_fingerprint, *self.settings())
+
+    def settings(self) -> tuple[Any, ...]:
+        """What is chosen beside the encoder and decides the numbers."""
+        return ()
+
+    def load(self, device: str = "cpu") -> None:
+        """Load the encoder."""
+        self._encoder.load(device)

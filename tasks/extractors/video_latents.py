@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Int32
 from pydantic import Field
 
-from dualforce_model.config import Frozen, digest
-from dualforce_model.encoders import EncoderChoice, Modality, make_encoder
+from dualforce_model.config import Frozen
+from dualforce_model.encoders import EncoderChoice, Modality
 from dualforce_model.schema import Feature
-from tasks.extractors.base import NO_WEIGHTS, CropMedia, Need
+from tasks.extractors.base import ByEncoder, CropMedia, Need
 
 
 class VideoLatentsConfig(Frozen):
@@ -25,7 +25,7 @@ def reference_frames(num_frames: int, count: int) -> Int32[np.ndarray, " r"]:
     return np.array([0, *[min(frame, num_frames - 1) for frame in others]], np.int32)
 
 
-class VideoLatents:
+class VideoLatents(ByEncoder):
     """Latents [S,16,h,w] of the crop in steps, references [5,16,h,w] of single frames; both float16."""
 
     name: ClassVar[str] = "video_latents"
@@ -34,33 +34,19 @@ class VideoLatents:
     needs: ClassVar[frozenset[Need]] = frozenset({"frames"})
 
     def __init__(self, config: VideoLatentsConfig) -> None:
+        super().__init__(config.encoder)
         self.config = config
-        self._codec = make_encoder(config.encoder.name, config.encoder.config)
 
-    @property
-    def weights_digest(self) -> str:
-        """The codec has no weights."""
-        return NO_WEIGHTS
-
-    @property
-    def encoder_fingerprint(self) -> str:
-        """Of the codec alone: what a model trained on this has to be used with."""
-        return str(self._codec.fingerprint())
-
-    def fingerprint(self) -> str:
-        """32 hex digits over name, version, weights, codec and config."""
-        codec = self._codec.fingerprint()
-        return digest(self.name, self.version, self.weights_digest, codec, self.config.num_references)
-
-    def load(self) -> None:
-        """Nothing to load."""
+    def settings(self) -> tuple[int]:
+        """How many references there are."""
+        return (self.config.num_references,)
 
     def __call__(self, crop: CropMedia) -> Feature:
         """`latents`, `references` and which frames these are."""
         chosen = reference_frames(len(crop.frames), self.config.num_references)
-        references = [self._codec.encode_image(crop.frames[frame]) for frame in chosen]
+        references = [self._encoder.encode_image(crop.frames[frame]) for frame in chosen]
         return {
-            "latents": self._codec.encode(crop.frames).astype(np.float16),
+            "latents": self._encoder.encode(crop.frames).astype(np.float16),
             "references": np.stack(references).astype(np.float16),
             "reference_frames": chosen,
         }

@@ -6,9 +6,9 @@ from typing import ClassVar, Protocol
 from pydantic import Field
 
 from dualforce_model.config import Frozen
+from dualforce_model.pretrained import Weights
 from tasks.evidence import Evidence
 from tasks.records import Score
-from tasks.weights import Weights
 
 
 class MeasureConfig(Frozen):
@@ -31,6 +31,7 @@ class Measure(Protocol):
     weights: ClassVar[Weights]
     scores: ClassVar[tuple[str, ...]]  # names it gives; they go before the weight-free scores of these names
     needs_face: ClassVar[bool]  # it cannot be asked for in `mode: general`
+    needs_landmarks: ClassVar[bool]  # nor with a detector that gives none
 
     def __init__(self, config: MeasureConfig) -> None:
         """Raises InputError for weights or packages that are not here, so that a run is refused before it starts."""

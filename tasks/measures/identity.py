@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from dualforce_model.pretrained import Weights, fingerprint
 from tasks.evidence import Evidence, People
 from tasks.measures.base import MeasureConfig
-from tasks.measures.session import open_session, tried
+from tasks.onnx_session import open_session, tried
 from tasks.quality import no_face_sought
 from tasks.records import Score
-from tasks.weights import Weights, fingerprint
 
 METHOD = "face embeddings"
 FACE_PX = 112  # side of the aligned face
@@ -50,6 +50,7 @@ class Identity:
     weights: ClassVar[Weights] = WEIGHTS
     scores: ClassVar[tuple[str, ...]] = ("identity",)
     needs_face: ClassVar[bool] = True
+    needs_landmarks: ClassVar[bool] = True
 
     def __init__(self, config: MeasureConfig) -> None:
         self.config = config

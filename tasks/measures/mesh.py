@@ -20,13 +20,13 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from dualforce_model.config import ConfigError
+from dualforce_model.pretrained import Weights, fingerprint
 from tasks import faces
 from tasks.detectors import mediapipe
 from tasks.evidence import Evidence, People
 from tasks.measures.base import MeasureConfig
 from tasks.quality import no_face_sought
 from tasks.records import Score
-from tasks.weights import Weights, fingerprint
 
 METHOD = "face mesh that follows moved parts"
 SIDE_PX = 192  # of the picture that the landmarker is shown; its nets take 192 and 256
@@ -95,6 +95,7 @@ class Mesh:
     weights: ClassVar[Weights] = WEIGHTS
     scores: ClassVar[tuple[str, ...]] = ("occlusion",)
     needs_face: ClassVar[bool] = True
+    needs_landmarks: ClassVar[bool] = False
 
     def __init__(self, config: MeasureConfig) -> None:
         if importlib.util.find_spec("mediapipe") is None:

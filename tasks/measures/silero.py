@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from dualforce_model.clock import SAMPLE_RATE_HZ
+from dualforce_model.pretrained import Weights, fingerprint
 from tasks.evidence import Evidence
 from tasks.measures.base import MeasureConfig
-from tasks.measures.session import open_session, tried
+from tasks.onnx_session import open_session, tried
 from tasks.records import Score
-from tasks.weights import Weights, fingerprint
 
 METHOD = "Silero VAD"
 WINDOW, CONTEXT = 512, 64  # samples at 16 kHz: what is judged at a time, and what the net is shown again of before
@@ -35,6 +35,7 @@ class Silero:
     weights: ClassVar[Weights] = WEIGHTS
     scores: ClassVar[tuple[str, ...]] = ("speech_share",)
     needs_face: ClassVar[bool] = False
+    needs_landmarks: ClassVar[bool] = False
 
     def __init__(self, config: MeasureConfig) -> None:
         self.config = config

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dualforce_model import clock, storage
+from dualforce_model.pretrained import Weights, fingerprint
 from tasks import faces
 from tasks.evidence import Evidence, People
 from tasks.measures.base import MeasureConfig
 from tasks.quality import no_face_sought
 from tasks.records import Score
-from tasks.weights import Weights, fingerprint
 
 PUBLISHED = "961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442"  # as others report it
 WEIGHTS = Weights(
@@ -36,6 +36,7 @@ class SyncNetMeasure:
     weights: ClassVar[Weights] = WEIGHTS
     scores: ClassVar[tuple[str, ...]] = ("sound_offset_ms", "sync_confidence")
     needs_face: ClassVar[bool] = True
+    needs_landmarks: ClassVar[bool] = False
 
     def __init__(self, config: MeasureConfig) -> None:
         self.config = config

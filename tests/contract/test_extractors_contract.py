@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
+from dualforce_model.encoders import NO_WEIGHTS
 from dualforce_model.schema import MODALITIES, check_feature, check_shapes
 from tasks.extract import ExtractConfig, feature_key, make_extractors
 from tasks.extractors import EXTRACTORS, CropMedia, Extractor
-from tasks.extractors.base import NO_WEIGHTS
 
 FRAMES = 13
 

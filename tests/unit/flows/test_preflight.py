@@ -12,6 +12,7 @@ from flows.preflight import check_begun, check_chain, check_curate, check_policy
 from tasks.curation import CurateConfig
 from tasks.detectors import DetectorConfig
 from tasks.extract import ExtractConfig
+from tasks.measures import MEASURES, MeasureConfig
 from tasks.place import Place
 from tasks.sources.folder import FolderConfig
 
@@ -51,6 +52,27 @@ def test_the_detector_is_looked_for_where_it_is_used(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="detector 'none'"):
         check_curate(CurateConfig(detector=unknown))
     check_curate(CurateConfig(mode="general", detector=unknown))
+
+
+def test_a_measure_is_refused_where_the_detector_or_the_mode_gives_nothing_to_measure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Pose:
+        name, version, scores, needs_face, needs_landmarks = "pose", 1, ("identity",), True, True
+
+        def __init__(self, config: MeasureConfig) -> None:
+            self.config = config
+
+    monkeypatch.setitem(MEASURES, "pose", Pose)
+    asked = {"pose": MeasureConfig()}
+    with pytest.raises(ConfigError, match=r"curate\.measures\.pose: it needs landmarks, and opencv_cascade gives none"):
+        check_curate(CurateConfig(measures=asked))
+    with pytest.raises(ConfigError, match=r"curate\.measures\.pose: it needs a face, and curate\.mode general"):
+        check_curate(CurateConfig(mode="general", measures=asked))
+    monkeypatch.setattr(Pose, "needs_landmarks", False)
+    check_curate(CurateConfig(measures=asked))
+    with pytest.raises(ConfigError, match=r"curate\.measures\.none: no such measure; there are: .*silero"):
+        check_curate(CurateConfig(measures={"none": MeasureConfig()}))
 
 
 def test_reference_features_that_nothing_makes_are_refused_before_the_run() -> None:

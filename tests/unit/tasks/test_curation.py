@@ -15,12 +15,12 @@ from skimage import data
 
 from dualforce_model import clock, media, storage
 from dualforce_model.config import ConfigError, digest, validate
+from dualforce_model.stamp import Stamp, is_same_file
 from tasks.curation import VERSION, CurateConfig, Curated, CurateJob, Curator, crop_key, unmeasured
 from tasks.detectors import DetectorConfig, Face, make_detector
 from tasks.head_pose import FACE_MM
 from tasks.records import FailureClass, Impossible, Reason, Span, Temporary
 from tasks.sources.cutting import SHORTEST_PIECE_S
-from tasks.stamp import Stamp, is_same_file
 from tasks.synthetic.animate import render_clip
 from tasks.synthetic.portraits import PORTRAITS
 from tasks.synthetic.speech import synthesise

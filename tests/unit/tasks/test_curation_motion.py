@@ -10,9 +10,9 @@ import pytest
 from skimage import data
 
 from dualforce_model import media, storage
+from dualforce_model.stamp import Stamp
 from tasks.curation import CurateConfig, Curated, CurateJob, Curator
 from tasks.records import Span
-from tasks.stamp import Stamp
 
 SIZE = (480, 360)
 WALL = (90, 120, 60)

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dualforce_model import clock, media
@@ -223,6 +223,7 @@ def clips_of(seed: int, num_takes: int, num_copies: int) -> dict[str, str]:
 
 
 @settings(max_examples=30)
+@example(27568, 11, 1)  # a copy that a search by random sums misses
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(0, 30))
 def test_every_pair_that_is_alike_is_found_and_no_other(seed: int, num_takes: int, num_copies: int) -> None:
     clips = clips_of(seed, num_takes, num_copies)

@@ -13,7 +13,7 @@ from dualforce_model.audio import AudioConfig
 from dualforce_model.bridge import BridgeConfig
 from dualforce_model.config import Frozen
 from dualforce_model.encoders import ENCODERS, DctVideoCodec, FaceDctStructure, LogMel
-from dualforce_model.encoders.base import encoder_fingerprint
+from dualforce_model.encoders.base import Modality, WeightFree
 from dualforce_model.flame import NUM_PARAMETERS
 from dualforce_model.model import ModelConfig
 from dualforce_model.optimisation import OptimizerConfig
@@ -52,20 +52,21 @@ class NoSettings(Frozen):
     """Nothing to choose."""
 
 
-class QuarterMeans:
+class QuarterMeans(WeightFree):
     """An encoder of reference pictures, which the product has none of without weights: mean colours of the quarters."""
 
     name: ClassVar[str] = "quarter_means"
     version: ClassVar[int] = 1
-    modality: ClassVar[str] = "reference"
+    modality: ClassVar[Modality] = "reference"
     config_type: ClassVar[type[Frozen]] = NoSettings
     num_features = 3
 
     def __init__(self, config: Frozen | None = None) -> None:
-        self.config = config or NoSettings()
+        self._config = config or NoSettings()
 
-    def fingerprint(self) -> str:
-        return encoder_fingerprint(self)  # type: ignore[arg-type]  # a modality that only this one has
+    @property
+    def config(self) -> Frozen:
+        return self._config
 
     def __call__(self, picture: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "4 3"]:
         halves = [half for rows in np.split(picture, 2) for half in np.split(rows, 2, axis=1)]

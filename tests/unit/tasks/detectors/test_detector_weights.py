@@ -8,10 +8,10 @@ import pytest
 
 from dualforce_model.config import ConfigError
 from dualforce_model.errors import InputError
+from dualforce_model.pretrained import MAX_BYTES, DamagedWeightsError, MissingWeightsError
 from flows.preflight import check_curate
 from tasks.curation import CurateConfig
 from tasks.detectors import DETECTORS, DetectorConfig, make_detector
-from tasks.weights import MAX_BYTES, DamagedWeightsError, MissingWeightsError
 
 ConfigOf = Callable[..., DetectorConfig]
 

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from dualforce_model.pretrained import DamagedWeightsError
 from tasks.detectors import Detector, DetectorConfig, make_detector
-from tasks.weights import DamagedWeightsError
 
 STRIDES = (8, 16, 32)
 EDGES = (0.5, 0.25, 1.5, 1.75)  # left, top, right, bottom of the box, in strides from the anchor

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from dualforce_model import media, storage
+from dualforce_model.pretrained import DamagedWeightsError
 from tasks.curation import CurateConfig, Curated, CurateJob, Curator
 from tasks.detectors import DetectorConfig, make_detector
 from tasks.evidence import Evidence
@@ -20,7 +21,6 @@ from tasks.measures import Measure, MeasureConfig
 from tasks.measures.identity import FACE_PX, MAX_LOOKS, TEMPLATE, Identity, aligned, likeness
 from tasks.policy import load_policy
 from tasks.records import Span
-from tasks.weights import DamagedWeightsError
 
 MeasureOf = Callable[[str], Measure]
 EvidenceOf = Callable[..., Evidence]

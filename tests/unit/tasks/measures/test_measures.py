@@ -11,6 +11,7 @@ import pytest
 
 from dualforce_model.config import ConfigError
 from dualforce_model.errors import InputError
+from dualforce_model.pretrained import DamagedWeightsError, MissingWeightsError
 from flows.preflight import check_curate
 from tasks.curation import CurateConfig, crop_key, unmeasured
 from tasks.detectors import DetectorConfig
@@ -19,7 +20,6 @@ from tasks.measures import MEASURES, Measure, MeasureConfig, make_measures
 from tasks.policy import DropRules
 from tasks.records import Score, Span
 from tasks.scores import scores_of_clip
-from tasks.weights import DamagedWeightsError, MissingWeightsError
 
 ModelOf = Callable[[str], Path]
 MeasureOf = Callable[[str], Measure]

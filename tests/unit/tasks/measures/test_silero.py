@@ -10,13 +10,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dualforce_model import media
+from dualforce_model.pretrained import DamagedWeightsError
 from tasks import quality
 from tasks.evidence import Evidence
 from tasks.measures import Measure, MeasureConfig
 from tasks.measures.silero import SPEECH, WINDOW, Silero
 from tasks.synthetic.portraits import PORTRAITS
 from tasks.synthetic.speech import synthesise
-from tasks.weights import DamagedWeightsError
 
 MeasureOf = Callable[[str], Measure]
 EvidenceOf = Callable[..., Evidence]

@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 
 from dualforce_model import clock
 from dualforce_model.encoders.syncnet import SyncNet
+from dualforce_model.pretrained import DamagedWeightsError
 from tasks import quality
 from tasks.evidence import Evidence
 from tasks.measures import MeasureConfig
 from tasks.measures.syncnet import SyncNetMeasure
 from tasks.records import Score
-from tasks.weights import DamagedWeightsError
 
 EvidenceOf = Callable[..., Evidence]
 NUM_FRAMES = 41

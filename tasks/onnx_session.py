@@ -1,4 +1,4 @@
-"""Nets in ONNX form, opened the way all measures do: from memory, on one thread of the CPU, tried before they count.
+"""Nets in ONNX form, opened the way detectors and measures do: from memory, on one core, tried before they count.
 
 session = open_session(WEIGHTS, path, inputs=("input",))
 (answer,) = tried(WEIGHTS, path, session, {"input": zeros})
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.weights import Weights
+from dualforce_model.pretrained import Weights
 
 QUIET = 3  # onnxruntime: errors only
 

@@ -1,7 +1,9 @@
-"""Weights of detectors and measures: whose, where they lie, what to do where they do not. Nothing is ever downloaded.
+"""Weights that others trained and published: whose, where they lie, what to do where they do not.
 
-path = WEIGHTS.find(config.weights)   # or MissingWeightsError, with the command that gets them
-content = WEIGHTS.read(path)
+path = PRETRAINED["yunet"].find(config.weights)   # or MissingWeightsError, with the command that gets them
+content = PRETRAINED["yunet"].read(path)
+
+Nothing is downloaded from here: only `dualforce weights pull` does that (tasks/pulling.py).
 """
 
 import os
@@ -12,7 +14,7 @@ from pathlib import Path
 from dualforce_model import storage
 from dualforce_model.config import Frozen, digest
 from dualforce_model.errors import InputError
-from tasks.stamp import Stamp
+from dualforce_model.stamp import Stamp
 
 WEIGHTS_FOLDER = "~/.cache/dualforce/weights"  # searched where the configuration names none
 MAX_BYTES = 1 << 29  # thirty times the largest SCRFD
@@ -31,9 +33,9 @@ class DamagedWeightsError(InputError):
 class Weights:
     """A file that others trained and published."""
 
-    name: str  # of the detector or measure that reads it
+    name: str  # of the detector, measure or encoder that reads it
     setting: str  # that names the file
-    pattern: str  # its name; with `*` where several sizes of the model exist
+    pattern: str  # its name; with `*` where several sizes of the model exist; "" where the folder itself is the model
     folder: str  # where it is looked for below WEIGHTS_FOLDER
     origin: str  # project and release
     licence: str
@@ -54,7 +56,7 @@ class Weights:
     def find(self, chosen: Path | None) -> Path:
         """The file itself. `chosen` is it or the folder that holds it; None is the default folder."""
         place = Path(os.path.expanduser(self.default if chosen is None else chosen))
-        if place.is_file():
+        if place.is_file() or (not self.pattern and place.is_dir()):
             return place
         offered = sorted(path for path in place.glob(self.pattern) if path.is_file()) if place.is_dir() else []
         if len(offered) > 1:
@@ -91,13 +93,21 @@ class Weights:
 
 
 def fingerprint(name: str, version: int, path: Path, config: Frozen) -> str:
-    """32 hex digits over what decides the faces. Where the weights lie does not; what is in them does."""
-    if not path.is_file():
+    """32 hex digits over what decides the answer. Where the weights lie does not; what is in them does."""
+    return digest(name, version, weights_digest(name, path), config.model_copy(update={"weights": None}))
+
+
+def weights_digest(name: str, path: Path) -> str:
+    """SHA-256 of a file, or over names and digests of all files of a folder. Raises MissingWeightsError."""
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
         raise MissingWeightsError(f"{path}: the weights of {name} were there a moment ago and are gone; put them back")
-    return digest(name, version, _file_digest(path, Stamp.of(path)), config.model_copy(update={"weights": None}))
+    if files == [path]:
+        return _file_digest(path, Stamp.of(path))
+    return digest([[each.relative_to(path).as_posix(), _file_digest(each, Stamp.of(each))] for each in files])
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _file_digest(path: Path, stamp: Stamp) -> str:
     """Digest of a file as it was at that size and time: the driver asks once per clip."""
     return storage.file_digest(path)
