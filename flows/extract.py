@@ -9,6 +9,7 @@ from flows.preflight import FlowRun, check_begun, check_extract, check_policy, c
 from tasks.artifacts import publish, stage_markdown
 from tasks.extract import ExtractConfig
 from tasks.extracting import ExtractWork
+from tasks.feature_gallery import features_markdown
 from tasks.ledger import Ledger
 from tasks.place import Place
 from tasks.policy import load_policy
@@ -78,4 +79,7 @@ def extract(config: ExtractRun, selection: Selection = NOTHING_AGAIN) -> Extract
         snapshot = build_from_ledger(config.place, config.policy, config.extract, config.snapshot, across)
         spent.idle = not (summary.planned or snapshot.written)
     publish("extract", f"{stage_markdown(summary)}\n\n```\n{snapshot.text()}\n```", "what encoding came to")
+    if summary.done:
+        pictures = features_markdown(config.place, config.extract, str(flow_run.id))
+        publish("features", pictures, "crops with landmarks, motion and sound of clips that were encoded")
     return ExtractResult(summary=summary, snapshot=snapshot)

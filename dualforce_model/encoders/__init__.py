@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dualforce_model.config import ConfigError, Frozen, validate
-from dualforce_model.encoders.base import NO_WEIGHTS, Encoder, EncoderChoice, Modality, VideoCodec
+from dualforce_model.encoders.base import NO_WEIGHTS, Encoder, EncoderChoice, Modality, Placing, VideoCodec
 from dualforce_model.encoders.dct_codec import DctVideoCodec, DctVideoConfig
 from dualforce_model.encoders.face_dct import FaceDctConfig, FaceDctStructure
 from dualforce_model.encoders.log_mel import LogMel, LogMelConfig
@@ -40,6 +40,7 @@ __all__ = [
     "LogMel",
     "LogMelConfig",
     "Modality",
+    "Placing",
     "VideoCodec",
     "make_encoder",
 ]

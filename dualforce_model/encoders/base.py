@@ -105,6 +105,15 @@ class VideoCodec(Encoder, Protocol):
         ...
 
 
+@runtime_checkable
+class Placing(Protocol):
+    """A structure encoder that can say where in the crop things are, for pictures that people look at."""
+
+    def places(self, motion: Float32[np.ndarray, "T m"]) -> Float32[np.ndarray, "T k 2"]:
+        """Points (x, y) of every frame as shares of the crop's width and height."""
+        ...
+
+
 class EncoderChoice(Frozen):
     """One encoder by name, as `make_encoder` takes it."""
 

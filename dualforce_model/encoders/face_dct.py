@@ -67,6 +67,13 @@ class FaceDctStructure(WeightFree):
         eyes = [f"{side}_eye_{y}_{x}" for side in ("left", "right") for y, x in low_frequencies(self._config.num_eye)]
         return ("centre_x", "centre_y", "size", *mouth, *eyes)
 
+    def places(self, motion: Float32[np.ndarray, "T m"]) -> Float32[np.ndarray, "T 4 2"]:
+        """Both eyes and the corners of the mouth's patch, as the face's box implies them."""
+        centre, size = (motion[:, None, :2] + 1) / 2, (motion[:, None, 2:3] + 1) / 2
+        (x, y), (width, _) = MOUTH_CENTRE, MOUTH_EXTENT
+        shares = np.array([*EYE_CENTRES, (x - width / 2, y), (x + width / 2, y)], np.float32)
+        return np.asarray(centre + (shares - np.float32(0.5)) * size, np.float32)
+
     def __call__(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T m"]:
         """Structure of every frame; frame t depends on frames 0 .. t alone."""
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):

@@ -1,0 +1,87 @@
+"""What extract made, for people: pictures of some clips' features, beside the run and in the Prefect UI."""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualforce_model import clock, flame, media, storage
+from dualforce_model.encoders import make_encoder
+from dualforce_model.media import MediaError
+from dualforce_model.schema import Feature, FeatureRef, SchemaError
+from dualforce_model.shards import load_feature
+from dualforce_model.storage import Storage, StorageError
+from tasks.extract import ExtractConfig
+from tasks.feature_sheet import ClipMedia, feature_sheet
+from tasks.ledger import Ledger
+from tasks.place import Place
+from tasks.preview import shrunk
+from tasks.records import Stage
+
+SHOWN_CLIPS = 6
+FOLDER = "features"  # below home
+WORDS_CHARS = 300
+PAGE_WIDTH_PX = 1000  # of a picture among others
+
+
+def features_markdown(place: Place, config: ExtractConfig, run_id: str) -> str:
+    """Pictures of some clips that a run made features of, written below home too. Says why, where one has none."""
+    with Ledger(place.ledger_url) as ledger:
+        made = _made_by(ledger, place.dataset, run_id)
+        crops = {row.clip_id: row.value for row in ledger.rows_of(place.dataset, Stage.CURATE, made)}
+    parts = [f"{len(made)} of the clips that this run encoded. The pictures lie in `{place.folder / FOLDER}`."]
+    structure = make_encoder(config.structure.encoder.name, config.structure.encoder.config)
+    names = entry_names(structure)
+    for clip_id, refs in made.items():
+        try:
+            clip = _clip_media(place.media_root / str(crops[clip_id]["path"]))
+            store = Storage(place.store_url)
+            features: dict[str, Feature] = {name: load_feature(store, ref) for name, ref in sorted(refs.items())}
+        except (SchemaError, StorageError, MediaError, FileNotFoundError) as error:
+            words = " ".join(str(error).replace("`", "'").split())[:WORDS_CHARS]
+            parts.append(f"`{clip_id}` cannot be shown: `{words}`")
+            continue
+        picture = feature_sheet(clip_id, clip, features, names, structure)
+        path = place.folder / FOLDER / f"{clip_id}.jpg"
+        storage.write_bytes(path, picture)
+        small = base64.b64encode(shrunk(path, PAGE_WIDTH_PX)).decode("ascii")
+        parts.append(f"![{clip_id}](data:image/jpeg;base64,{small})")
+    return "\n\n".join(parts)
+
+
+def entry_names(structure: Any) -> Mapping[str, tuple[str, ...]]:
+    """What the entries of structure and FLAME are called, where that is known."""
+    names = {"flame": tuple(f"{group} {entry}" for group, place in flame.LAYOUT.items() for entry in _entries(place))}
+    layout = getattr(structure, "layout", None)
+    if isinstance(layout, tuple):
+        names["structure"] = layout
+    elif layout is not None:  # a table of parts
+        names["structure"] = tuple(
+            f"{part.name} {entry}" for part in layout.parts for entry in range(part.stop - part.start)
+        )
+    return names
+
+
+def _entries(place: slice) -> range:
+    return range(place.stop - place.start)
+
+
+def _made_by(ledger: Ledger, dataset: str, run_id: str) -> dict[str, dict[str, FeatureRef]]:
+    """The first clips of which a run made anything, with all that they have."""
+    chosen: dict[str, dict[str, FeatureRef]] = {}
+    for row in ledger.stream(dataset, Stage.EXTRACT, "done"):
+        if row.run_id == run_id:
+            chosen.setdefault(row.clip_id, {})
+        if len(chosen) == SHOWN_CLIPS:
+            break
+    for row in ledger.rows_of(dataset, Stage.EXTRACT, chosen):
+        if row.state == "done":
+            chosen[row.clip_id][row.feature] = FeatureRef.model_validate(row.value["ref"])
+    return chosen
+
+
+def _clip_media(crop: Path) -> ClipMedia:
+    frames = np.stack(list(media.read_frames(crop, fps=clock.FPS)))
+    return ClipMedia(frames, media.read_sound(crop, 0.0, len(frames) / clock.FPS, clock.SAMPLE_RATE_HZ))
