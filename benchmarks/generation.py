@@ -18,7 +18,7 @@ from dualforce_model.model import PRESETS, DualForce, ModelConfig
 LENGTHS = (8, 32, 128)
 DENOISING = 4  # Euler steps per latent
 CROP_PX = {True: 256, False: 64}
-WHOLE_CLIP = ("reference", "features")
+WHOLE_CLIP = ("reference", "features", "canonical")
 
 
 @benchmark

@@ -1,7 +1,8 @@
 """The one tensor record that training reads: all modalities of the same steps, or it cannot be built.
 
 Legend: b batch, s steps, c latent channels, 4 structure entries and 8 audio slots per step, m and a their widths,
-r reference features of width e.
+r reference features of width e, k numbers of key points at rest, l text tokens of
+width d.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,10 @@ class TalkingHeadBatch:
     """FLAME motion, standardised; None: the data have no FLAME parameters."""
     features: Float[Tensor, "b r e"] | None = None
     """What a picture encoder says of the picture at step 0; None: the model takes no reference features."""
+    canonical: Float[Tensor, "b k"] | None = None
+    """Key points at rest of the face at step 0, standardised; None: the structure does not tell them from motion."""
+    text: Float[Tensor, "b l d"] | None = None
+    """What is said of the clip, filled up with zeros, in half precision; None: nothing is said of any."""
 
     def __post_init__(self) -> None:
         given = self._given()
@@ -51,6 +56,14 @@ class TalkingHeadBatch:
             raise ValueError(
                 f"features has the shape {tuple(self.features.shape)}: expected [clips, reference features, width], "
                 "at least one"
+            )
+        if self.canonical is not None and (self.canonical.ndim != 2 or not self.canonical.numel()):
+            raise ValueError(
+                f"canonical has the shape {tuple(self.canonical.shape)}: expected [clips, numbers], at least one number"
+            )
+        if self.text is not None and (self.text.ndim != 3 or not self.text.numel()):
+            raise ValueError(
+                f"text has the shape {tuple(self.text.shape)}: expected [clips, tokens, width], at least one token"
             )
         for name, entries in (("structure", clock.FRAMES_PER_STEP), ("audio", clock.SLOTS_PER_STEP)):
             found = getattr(self, name).shape
@@ -123,6 +136,7 @@ class TalkingHeadBatch:
         entries = config.structure.entries if config.structure is not None else 1
         heard = config.audio.features if config.audio is not None else 1
         width_e = config.video.feature_dim
+        width_k = config.structure.canonical_dim if config.structure is not None else 0
         video = torch.randn(batch, num_steps, *latent, generator=draw)
         return cls(
             video=video,
@@ -132,5 +146,7 @@ class TalkingHeadBatch:
             positions=torch.arange(num_steps).expand(batch, -1).clone(),
             audio_mask=clock.audio_valid(num_steps).expand(batch, -1, -1).clone(),
             weights=torch.ones(batch),
-            features=torch.randn(batch, FAKE_FEATURES, width_e, generator=draw) if width_e else None,  # drawn last
+            # What is optional is drawn last, so that everything else is as it is without.
+            features=torch.randn(batch, FAKE_FEATURES, width_e, generator=draw) if width_e else None,
+            canonical=torch.randn(batch, width_k, generator=draw) if width_k else None,
         )

@@ -3,9 +3,11 @@
 A window is step 0, one of the clip's references standing alone, and steps j .. j+n-1 as they follow in the clip: what
 the model meets when it generates (the sink, then the rolling window).
 
-Legend: s steps of a window, n steps of the clip, c h w latent, m structure, a audio, r reference features of width e.
+Legend: s steps of a window, n steps of the clip, c h w latent, m structure, a audio, r reference features of width e,
+k numbers of key points at rest.
 """
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,9 +18,11 @@ from dualforce_model import clock, flame
 from dualforce_model.batch import Sample
 from dualforce_model.diffusion.noise import keyed_generator
 from dualforce_model.errors import InputError
-from dualforce_model.schema import SchemaError, SnapshotRow, Split, load_snapshot, read_manifest, specs_of
+from dualforce_model.manifests import read_manifest
+from dualforce_model.schema import SchemaError, SnapshotRow, Split, load_snapshot, specs_among
 from dualforce_model.shards import read_feature
 from dualforce_model.storage import Storage
+from dualforce_model.text_features import TextFeatures, pad_text
 
 
 class SnapshotDataset:
@@ -43,10 +47,12 @@ class SnapshotDataset:
             raise InputError(f"a window of {num_steps} steps: expected at least 2, the reference and one more")
         self._store = Storage(store_url)
         self.snapshot = load_snapshot(self._store, snapshot_id)
-        self.modalities = tuple(modalities if modalities is not None else self.snapshot.modalities)
-        if "video" not in self.modalities or not {*self.modalities} <= {*self.snapshot.modalities}:
+        offered = (*self.snapshot.modalities, *(() if self.snapshot.text is None else ("text",)))
+        self.modalities = tuple(modalities if modalities is not None else offered)
+        self._texts = TextFeatures(self._store)
+        if "video" not in self.modalities or not {*self.modalities} <= {*offered}:
             raise SchemaError(
-                f"snapshot {self.snapshot.id} offers {sorted(self.snapshot.modalities)}, asked for is "
+                f"snapshot {self.snapshot.id} offers {sorted(offered)}, asked for is "
                 f"{sorted(self.modalities)}; ask for what is there, video among it"
             )
         self.num_steps, self.split, self.seed = num_steps, split, seed
@@ -61,6 +67,7 @@ class SnapshotDataset:
         self._order: tuple[int, np.ndarray] | None = None  # of the epoch read last
         self._kept: dict[tuple[str, str, str], np.ndarray] = {}
         if in_memory:
+            self._texts = TextFeatures(self._store, cache_bytes=sys.maxsize)
             self._keep_all()
 
     def __len__(self) -> int:
@@ -103,6 +110,11 @@ class SnapshotDataset:
             sample["flame"] = clock.fold_structure(flame.motion(parameters))
         if "reference" in self.modalities:
             sample["features"] = self._features(row, reference)
+        if "structure" in self.modalities and "canonical" in self.snapshot.modalities["structure"].tensors:
+            sample["canonical"] = self._canonical(row, reference)
+        if "text" in self.modalities:
+            assert row.text is not None, "a snapshot with text has it of every clip"
+            sample["text"] = pad_text(self._texts.tokens(row.text))  # in half precision: it is long, and made there
         return sample
 
     # ------------------------------------------------------------------------------------------------ which clip
@@ -134,6 +146,13 @@ class SnapshotDataset:
             return np.zeros((self.num_steps, clock.FRAMES_PER_STEP, 1), dtype=np.float32)
         folded: np.ndarray = clock.fold_structure(self._frames(row, "structure", "motion", start, stop, reference))
         return folded
+
+    def _canonical(self, row: SnapshotRow, reference: int) -> Float32[np.ndarray, " k"]:
+        """Standardised: of the very frame that the window shows as step 0."""
+        shown = self._shown_frame(row, reference)
+        rows = self._read(row, "structure", "canonical", shown, shown + 1)
+        standardised: np.ndarray = self.snapshot.statistics["structure.canonical"].standardise(rows)
+        return standardised[0]
 
     def _frames(
         self, row: SnapshotRow, modality: str, name: str, start: int, stop: int, reference: int
@@ -185,8 +204,10 @@ class SnapshotDataset:
 
     def _keep_all(self) -> None:
         for row in self.rows:
-            for modality in self.modalities:
-                for spec in specs_of(modality):
+            if "text" in self.modalities and row.text is not None:
+                self._texts.tokens(row.text)
+            for modality in [name for name in self.modalities if name != "text"]:
+                for spec in specs_among(modality, self.snapshot.modalities[modality].tensors):
                     array = read_feature(self._store, row.features[modality], spec.name)
                     self._kept[row.clip_id, modality, spec.name] = array
 

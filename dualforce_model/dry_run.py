@@ -208,6 +208,7 @@ def arguments(
         "positions": fake.positions.to(device),
         "audio_mask": fake.audio_mask.to(device) if hears else None,
         "features": features.to(device, dtype) if features is not None else None,
+        "canonical": fake.canonical.to(device, dtype) if fake.canonical is not None else None,
     }
 
 

@@ -30,7 +30,7 @@ LIMIT_GB = 50.0  # of an 80 GB GPU: what is left is for fragments of the allocat
 MASTER_BYTES, MOMENT_BYTES, AVERAGE_BYTES = 4, 8, 4  # per parameter: fp32 weight or gradient, AdamW's two, the EMA
 CONTEXT_BYTES = 1_500_000_000  # CUDA context, cuBLAS and NCCL buffers: assumed, not computed
 HALVINGS = 6
-NO_TEXT = "Text is not fed in training yet, so it is not counted."
+NO_TEXT = "Attention to the words of a clip is not counted."
 TURN_ON = "activation checkpointing: train.execution.recompute=true is enough"
 NO_SINGLE_CHANGE = "no single change is enough: take a smaller model, or several of: windows, crops, GPUs"
 

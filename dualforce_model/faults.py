@@ -17,13 +17,20 @@ POINTS = (
     "crop.after_rename",
     "shard.before_rename",
     "shard.after_rename",
+    "text.before_rename",
+    "text.after_rename",
     "ledger.before_commit",
     "ledger.after_commit",
     "snapshot.before_manifest",
     "snapshot.before_head",
     "snapshot.after_head",
+    "pack.before_head",
+    "pack.after_head",
+    "pack.after_manifest",
     "checkpoint.before_rename",
     "checkpoint.after_rename",
+    "weights.before_rename",
+    "weights.after_rename",
 )
 
 _visits: dict[str, int] = {}

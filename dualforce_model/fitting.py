@@ -30,7 +30,17 @@ def wanted_modalities(settings: TrainSettings, snapshot: Snapshot) -> tuple[str,
                 "with them, or set it to 0"
             )
         wanted.append("reference")
+    if text_width(model):
+        if snapshot.text is None:
+            LOGGER.warning("the model takes text, of which snapshot %s has none: it is told nothing", snapshot.id)
+        else:
+            wanted.append("text")
     return tuple(wanted)
+
+
+def text_width(model: ModelConfig) -> int:
+    """Width of the text that a model takes; 0: none of its towers takes any."""
+    return max(model.video.text_dim, model.structure.text_dim if model.structure is not None else 0)
 
 
 def fitted(model: ModelConfig, snapshot: Snapshot, modalities: Sequence[str]) -> ModelConfig:
@@ -39,10 +49,37 @@ def fitted(model: ModelConfig, snapshot: Snapshot, modalities: Sequence[str]) ->
     entries = shapes["structure"]["motion"][0] if "structure" in modalities else 1
     features = shapes["audio"]["tokens"][0] if "audio" in modalities else 1
     found = model.fitted(shapes["video"]["latents"][0], entries, features)
+    if model.structure is not None and model.structure.canonical_dim:
+        found = _with_canonical(found, snapshot)
+    if "text" in modalities and snapshot.text is not None:
+        found = _with_text(found, snapshot.text.tensors["tokens"][-1])
     if not model.video.feature_dim:
         return found
     width = shapes["reference"]["features"][-1]
     return found.model_copy(update={"video": found.video.model_copy(update={"feature_dim": width})})
+
+
+def _with_text(model: ModelConfig, width: int) -> ModelConfig:
+    """With text of that width, for towers that take some."""
+    towers = {"video": model.video, "structure": model.structure}
+    takers = {name: each for name, each in towers.items() if each is not None and each.text_dim}
+    wide = {name: each.model_copy(update={"text_dim": width}) for name, each in takers.items()}
+    return model.model_copy(update=wide)
+
+
+def _with_canonical(model: ModelConfig, snapshot: Snapshot) -> ModelConfig:
+    """With as many numbers of key points at rest as the snapshot's. Raises ConfigError where it has none."""
+    assert model.structure is not None, "asked only of a model with structure"
+    held = snapshot.modalities["structure"].tensors
+    if "canonical" not in held:
+        raise ConfigError(
+            f"model.structure.canonical_dim {model.structure.canonical_dim}: the structure of snapshot {snapshot.id} "
+            f"has no key points at rest (it has {', '.join(sorted(held))}); extract it with an encoder that tells them "
+            "(liveportrait), or set it to 0"
+        )
+    return model.model_copy(
+        update={"structure": model.structure.model_copy(update={"canonical_dim": held["canonical"][0]})}
+    )
 
 
 def picture_size(snapshot: Snapshot, encoders: Encoders) -> PictureSize:
@@ -65,7 +102,9 @@ def check_encoders(encoders: Encoders, snapshot: Snapshot, modalities: Sequence[
         if choice is None:
             LOGGER.warning("encoders.%s names none: pipelines will have to be given what it makes", modality)
             continue
-        made_by, named = snapshot.modalities[modality].encoder, make_encoder(choice.name, choice.config).fingerprint()
+        info = snapshot.text if modality == "text" else snapshot.modalities[modality]
+        made_by = info.encoder if info is not None else ""
+        named = make_encoder(choice.name, choice.config).fingerprint()
         if not made_by:
             LOGGER.warning("snapshot %s does not say which encoder made its %s", snapshot.id, modality)
         elif made_by != named:

@@ -144,6 +144,7 @@ class DualForce(ModelMixin, ConfigMixin, PeftAdapterMixin):
         text: Float[Tensor, "b l e"] | None = None,
         features: Float[Tensor, "b r e"] | None = None,
         features_mask: Bool[Tensor, "b r"] | None = None,
+        canonical: Float[Tensor, "b k"] | None = None,
     ) -> Velocities:
         """Velocities of noisy steps, each at its own noise level.
 
@@ -152,19 +153,19 @@ class DualForce(ModelMixin, ConfigMixin, PeftAdapterMixin):
         nowhere: the caller gives the reference, and whatever he commits, clean and at sigma 0. Audio may reach past the
         last step by the look-ahead. `mask` replaces the model's band of `window_steps` (only without a cache). Text and
         reference features belong to the whole clip; where `features_mask` is False, or all of them are missing, there
-        are none.
+        are none. So does `canonical`, the reference's key points at rest: a model that takes them is always given them.
         """
         _check_streams(self.settings, video, structure, audio)
         levels = {"sigma_video": sigma_video, "sigma_structure": sigma_structure}
         _check_shapes(video, structure, reference, audio, audio_mask, **levels, positions=positions)
         _check_memory(video, mask, cache, commit)
         _check_start(positions, cache)
-        known = _features(self.settings, features, features_mask)
+        known, texts = _features(self.settings, features, features_mask), _texts(self.settings, text)
         steps = mask or (cache.mask(video.shape[1]) if cache is not None else None)
         steps = steps or StepMask.causal(video.shape[1], self.settings.window_steps)
         context = self._hear(audio, audio_mask, positions, cache, commit)
-        seen = self.video.start(video, reference, positions == 0, sigma_video, steps, cache, commit, text, known)
-        felt = self._feel(structure, sigma_structure, steps, cache, commit, text)
+        seen = self.video.start(video, reference, positions == 0, sigma_video, steps, cache, commit, texts[0], known)
+        felt = self._feel(structure, sigma_structure, steps, cache, commit, texts[1], canonical)
         self._run(seen, felt, context)
         if cache is not None and commit:
             cache.length += video.shape[1]
@@ -197,14 +198,17 @@ class DualForce(ModelMixin, ConfigMixin, PeftAdapterMixin):
         cache: StepCache | None,
         commit: bool,
         text: Float[Tensor, "b l e"] | None,
+        canonical: Float[Tensor, "b k"] | None,
     ) -> TowerState | None:
         """Structure on its way, told what the reference's is: step 0's, which a stream gives only once."""
         if self.structure is None or structure is None or sigma is None:
+            if canonical is not None:
+                raise ValueError("canonical was given, but the model has no structure: leave it out")
             return None
         reference = structure[:, 0, -1] if cache is None or cache.structure is None else cache.structure
         if cache is not None and commit:
             cache.structure = reference.clone()
-        return self.structure.start(structure, reference, sigma, steps, cache, commit, text)
+        return self.structure.start(structure, reference, sigma, steps, cache, commit, text, canonical)
 
     def _hear(
         self,
@@ -227,6 +231,13 @@ class DualForce(ModelMixin, ConfigMixin, PeftAdapterMixin):
             cache.audio = known.last(self.listening.encoder.past_steps, upto=first + num_steps)
         context: AudioContext = self.listening.encoder(known.tokens, known.valid, known.positions, first, num_steps)
         return context
+
+
+def _texts(settings: ModelConfig, text: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """The text for either tower. One that takes none is given none, unless neither takes any and it has to refuse."""
+    video, structure = settings.video.text_dim, settings.structure.text_dim if settings.structure is not None else 0
+    neither = not (video or structure)
+    return text if video or neither else None, text if structure or neither else None
 
 
 def _make_bridge(settings: ModelConfig) -> Bridge | None:

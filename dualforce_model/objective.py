@@ -13,6 +13,7 @@ from dualforce_model.diffusion.noise import keyed_generator
 from dualforce_model.diffusion.prediction import Reading
 from dualforce_model.diffusion.schedule import expand
 from dualforce_model.diffusion.window import NoisyWindow, SampleKey, make_noisy
+from dualforce_model.fitting import text_width
 from dualforce_model.judges import Counted, Estimates, Judges
 from dualforce_model.layers.features import Features
 from dualforce_model.losses import (
@@ -69,8 +70,9 @@ def window_errors(
     reading: Reading,
     judges: Judges | None = None,
 ) -> WindowErrors:
-    """Errors of a batch; noise, levels, silence and absent features are functions of (seed, key) alone."""
+    """Errors of a batch; noise, levels, silence and absent conditions are functions of (seed, key) alone."""
     batch = _blanked(batch)
+    batch = replace(batch, text=told(batch, keys, settings))
     noisy = make_noisy(batch.video, batch.structure, keys, settings.seed, settings.regime, settings.diffusion.schedule)
     audio_mask = heard(batch.audio_mask, keys, settings)
     output = _forward(model, batch, noisy, audio_mask, known(batch, keys, settings), settings)
@@ -106,7 +108,7 @@ def _blanked(batch: TalkingHeadBatch) -> TalkingHeadBatch:
     multiplied by the gradient, and NaN times 0 is NaN.
     """
     streams = {"video": batch.video, "structure": batch.structure, "audio": batch.audio, "reference": batch.reference}
-    optional = {"flame": batch.flame, "features": batch.features}
+    optional = {"flame": batch.flame, "features": batch.features, "canonical": batch.canonical, "text": batch.text}
     streams |= {name: stream for name, stream in optional.items() if stream is not None}
     counts = batch.weights > 0
     blank = {
@@ -174,6 +176,27 @@ def known(batch: TalkingHeadBatch, keys: Sequence[SampleKey], settings: TrainSet
     return Features(batch.features, kept[:, None].expand(batch.features.shape[:2]))
 
 
+def at_rest(batch: TalkingHeadBatch, settings: TrainSettings) -> Float[Tensor, "b k"] | None:
+    """The reference's key points at rest; nothing if the model takes none."""
+    structure = settings.model.structure
+    if structure is None or not structure.canonical_dim:
+        return None
+    if batch.canonical is None:
+        raise ValueError("the model takes key points at rest, but the batch has no canonical; read modality structure")
+    return batch.canonical
+
+
+def told(batch: TalkingHeadBatch, keys: Sequence[SampleKey], settings: TrainSettings) -> Float[Tensor, "b l e"] | None:
+    """The text, zeros in the share `text_dropout` of the windows; nothing if data or model have none.
+
+    Zeros are what a model that takes text is told where nobody says anything.
+    """
+    if batch.text is None or not text_width(settings.model):
+        return None
+    kept = _kept(settings.text_dropout, "text", keys, settings).to(batch.text.device)
+    return torch.where(kept[:, None, None], batch.text, batch.text.new_zeros(()))
+
+
 def _kept(share: float, what: str, keys: Sequence[SampleKey], settings: TrainSettings) -> Bool[Tensor, " b"]:
     """All windows but that share of them, drawn by (seed, key)."""
     draws = [torch.rand((), generator=keyed_generator(settings.seed, what, key.epoch, key.index)) for key in keys]
@@ -194,6 +217,7 @@ def _forward(
     audio = torch.where(audio_mask[..., None], batch.audio, torch.zeros((), device=batch.audio.device))
     # FSDP gathers weights in half precision and is told to cast nothing: noise levels must stay as they are.
     dtype = model.video.patch_embedding.weight.dtype
+    canonical = at_rest(batch, settings)
     output: Velocities = model(
         video=noisy.video.to(dtype),
         structure=noisy.structure.to(dtype) if sees_structure else None,
@@ -205,5 +229,7 @@ def _forward(
         audio_mask=audio_mask if hears else None,
         features=features.tokens.to(dtype) if features is not None else None,
         features_mask=features.valid if features is not None else None,
+        canonical=canonical.to(dtype) if canonical is not None else None,
+        text=batch.text.to(dtype) if batch.text is not None else None,
     )
     return output

@@ -3,7 +3,8 @@
     pipe = DualForcePipeline.from_pretrained("runs/demo/.../checkpoints/step-00000600")
     frames = pipe(image=picture, audio=samples, seed=0)      # uint8 [T, H, W, 3], 25 frames a second
 
-Legend: b clips of one call, T frames, S steps, n samples at 16 kHz, r reference features of width e.
+Legend: b clips of one call, T frames, S steps, n samples at 16 kHz, r reference features of width e, k numbers of key
+points at rest.
 """
 
 import shutil
@@ -22,9 +23,11 @@ from dualforce_model.checkpoint import EMA_NAME, EMA_VARIANT, MODEL_FOLDER, Chec
 from dualforce_model.config import validate
 from dualforce_model.diffusion.guidance import Guidance
 from dualforce_model.diffusion.sampler import Conditions, Sampler, SamplerConfig
-from dualforce_model.encoders import make_encoder
+from dualforce_model.encoders import VideoDecoder, make_encoder
+from dualforce_model.encoders.structure import Measured, measure
 from dualforce_model.errors import InputError
 from dualforce_model.model import DualForce
+from dualforce_model.prompting import Prompting, Told
 from dualforce_model.schema import TensorStatistics
 from dualforce_model.storage import write_json
 from dualforce_model.train_config import RECORD_FORMAT, PipelineRecord
@@ -61,6 +64,8 @@ class DualForcePipeline:
         self.hearing: Any = make_encoder(record.encoders.audio.name, record.encoders.audio.config)
         looking = record.encoders.reference if model.settings.video.feature_dim else None
         self.looking: Any = make_encoder(looking.name, looking.config) if looking is not None else None
+        self.prompting = Prompting(model.settings, record)
+        self._loaded_on = ""  # the device that the encoders read their weights to
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -78,7 +83,7 @@ class DualForcePipeline:
         write_json(folder / RECORD_NAME, self.record.model_dump(mode="json"))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
-        """Move the model; the encoders stay where they are."""
+        """Move the model; encoders with weights follow it when they are next used, in the precision they have."""
         self.model.to(device=device, dtype=dtype)
         return self
 
@@ -95,6 +100,8 @@ class DualForcePipeline:
         other_size: bool = False,
         features: Float32[np.ndarray, "r e"] | None = None,
         without_features: bool = False,
+        text: Told | None = None,
+        without_text: bool = False,
     ) -> UInt8[np.ndarray, "t h w 3"]: ...
 
     @overload
@@ -110,6 +117,8 @@ class DualForcePipeline:
         other_size: bool = False,
         features: Sequence[Float32[np.ndarray, "r e"]] | None = None,
         without_features: bool = False,
+        text: Told | Sequence[Told] | None = None,
+        without_text: bool = False,
     ) -> list[UInt8[np.ndarray, "t h w 3"]]: ...
 
     def __call__(
@@ -124,6 +133,8 @@ class DualForcePipeline:
         other_size: bool = False,
         features: Float32[np.ndarray, "r e"] | Sequence[Float32[np.ndarray, "r e"]] | None = None,
         without_features: bool = False,
+        text: Told | Sequence[Told] | None = None,
+        without_text: bool = False,
     ) -> UInt8[np.ndarray, "t h w 3"] | list[UInt8[np.ndarray, "t h w 3"]]:
         """Frames at 25 per second, exactly as many as the sound fills (a started frame counts).
 
@@ -131,15 +142,19 @@ class DualForcePipeline:
         is sampled with seed + i, or with its own from a list of seeds. What is left out has the checkpoint's default.
         Pictures are of the size that the model was trained on (`record.size.crop_px`), unless `other_size` is allowed.
         `features`: reference features of each picture, where the checkpoint names no encoder of them (see the class).
+        `text`: words, where the checkpoint names an encoder of them, or their tokens [n, e]; one of each clip, or one
+        for all. A model that was trained with text is not left without by oversight: `without_text` allows that.
         """
         images = [image] if isinstance(image, np.ndarray) else list(image)
         sounds = [audio] if isinstance(audio, np.ndarray) else list(audio)
         seeds = [seed + number for number in range(len(images))] if isinstance(seed, int) else list(seed)
         given = [features] if isinstance(features, np.ndarray) else features
-        prepared = self._prepare(images, sounds, seeds, other_size, given, without_features)
+        said = self.prompting(text, len(images), without=without_text, device=str(self.model.device))
+        prepared = self._prepare(images, sounds, seeds, other_size, given, without_features, said)
         settings = self._settings(num_inference_steps, chunk_steps, guidance)
         sampler = Sampler(self.model, self.record.diffusion.schedule, settings, self.record.reading())
-        parts = [self._decode(chunk.video, chunk.first_step) for chunk in sampler.stream(prepared.conditions, seeds)]
+        decoders = [self.codec.decoder() for _ in seeds]
+        parts = [self._decode(chunk.video, decoders) for chunk in sampler.stream(prepared.conditions, seeds)]
         clips = [
             np.concatenate(clip)[:count]
             for clip, count in zip(zip(*parts, strict=True), prepared.num_frames, strict=True)
@@ -152,12 +167,15 @@ class DualForcePipeline:
         """The frames of one clip as they are made, chunk by chunk; together they equal what a call returns."""
         features, without = options.pop("features", None), options.pop("without_features", False)
         given, other_size = None if features is None else [features], options.pop("other_size", False)
-        prepared = self._prepare([image], [audio], [seed], other_size, given, without)
+        text, silent = options.pop("text", None), options.pop("without_text", False)
+        said = self.prompting(text, 1, without=silent, device=str(self.model.device))
+        prepared = self._prepare([image], [audio], [seed], other_size, given, without, said)
         settings = self._settings(**{"num_inference_steps": None, "chunk_steps": None, "guidance": None, **options})
         left = prepared.num_frames[0]
         sampler = Sampler(self.model, self.record.diffusion.schedule, settings, self.record.reading())
+        decoders = [self.codec.decoder()]
         for chunk in sampler.stream(prepared.conditions, [seed]):
-            frames = self._decode(chunk.video, chunk.first_step)[0][:left]
+            frames = self._decode(chunk.video, decoders)[0][:left]
             left -= len(frames)
             if len(frames):
                 yield frames
@@ -183,6 +201,7 @@ class DualForcePipeline:
         other_size: bool,
         features: Sequence[Float32[np.ndarray, "r e"]] | None,
         without_features: bool,
+        text: Float[Tensor, "b l e"] | None,
     ) -> _Prepared:
         if not len(images) == len(sounds) == len(seeds) or not images:
             raise GenerationInputError(
@@ -193,12 +212,27 @@ class DualForcePipeline:
         counts = tuple(_num_frames(sound) for sound in sounds)
         if without_features and features is not None:
             raise GenerationInputError("features were given together with without_features: leave out one of them")
+        self._load_encoders()
         known = None if without_features else self._known(images, features)
         longest = clock.ceil_frames(max(counts))
         latents = [self._standardise("video.latents", self.codec.encode_image(image)[None])[0] for image in images]
-        motions = [self._standardise("structure.motion", self.structure(image[None]))[0] for image in images]
+        measured = [measure(self.structure, image[None]) for image in images]
+        motions = [self._standardise("structure.motion", each.motion)[0] for each in measured]
         tokens = [self.hearing(_padded(sound, longest)) for sound in sounds]
-        return _Prepared(self._conditions(latents, motions, tokens, known), counts)
+        return _Prepared(self._conditions(latents, motions, tokens, known, self._at_rest(measured), text), counts)
+
+    def _at_rest(self, measured: Sequence[Measured]) -> list[Float32[np.ndarray, " k"]] | None:
+        """Standardised key points at rest of each picture; nothing for a model that takes none."""
+        structure = self.model.settings.structure
+        if structure is None or not structure.canonical_dim:
+            return None
+        found = [each.canonical for each in measured if each.canonical is not None]
+        if len(found) < len(measured):
+            raise CheckpointError(
+                f"the model takes key points at rest, and encoders.structure of the checkpoint is "
+                f"{self.record.encoders.structure.name}, which tells none; use the encoder that it was trained with"
+            )
+        return [self._standardise("structure.canonical", rows)[0] for rows in found]
 
     def _known(
         self, images: Sequence[UInt8[np.ndarray, "h w 3"]], given: Sequence[Float32[np.ndarray, "r e"]] | None
@@ -226,6 +260,8 @@ class DualForcePipeline:
         motions: list[np.ndarray],
         tokens: list[np.ndarray],
         known: list[Float32[np.ndarray, "r e"]] | None,
+        canonical: list[Float32[np.ndarray, " k"]] | None,
+        text: Float[Tensor, "b l e"] | None,
     ) -> Conditions:
         device, dtype = self.model.device, self.model.dtype
         audio = torch.stack([clock.fold_audio(torch.from_numpy(each)) for each in tokens]).to(device, dtype)
@@ -242,12 +278,24 @@ class DualForcePipeline:
             audio_mask=mask,
             features=None if known is None else _stacked(known).to(device, dtype),
             features_mask=None if known is None else _there(known).to(device),
+            canonical=None if canonical is None else torch.from_numpy(np.stack(canonical)).to(device, dtype),
+            text=None if text is None else text.to(device, dtype),
         )
 
-    def _decode(self, video: Tensor, first_step: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
+    def _decode(self, video: Tensor, decoders: Sequence[VideoDecoder]) -> list[UInt8[np.ndarray, "t h w 3"]]:
+        """Frames of the next steps of each clip."""
         statistics = self._statistics("video.latents")
         latents = video.float().cpu().numpy()
-        return [self.codec.decode(statistics.restore(clip), first_step) for clip in latents]
+        return [decoder(statistics.restore(clip)) for decoder, clip in zip(decoders, latents, strict=True)]
+
+    def _load_encoders(self) -> None:
+        device = str(self.model.device)
+        if device == self._loaded_on:
+            return
+        for encoder in (self.codec, self.structure, self.hearing, self.looking):
+            if encoder is not None:
+                encoder.load(device)
+        self._loaded_on = device
 
     def _standardise(self, name: str, rows: np.ndarray) -> np.ndarray:
         standardised: np.ndarray = self._statistics(name).standardise(rows)

@@ -5,15 +5,17 @@ A feature is one modality of one clip: a few named arrays, time first. Features 
 
     features/<modality>/<fingerprint>/<hash>.safetensors
     snapshots/<id>/manifest.parquet     one row per clip, sorted by clip id
+    snapshots/<id>/manifest-<digest>.parquet   the same while `pack` replaces it (dualforce_model/manifests.py)
     snapshots/<id>/head.json            written last: a snapshot without it does not exist
     tags/<tag>.json                     a name that points to an id
+    text/<fingerprint>/<digest>.safetensors   of a caption, which clips share (dualforce_model/text_features.py)
 """
 
 import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -23,15 +25,16 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from dualforce_model import clock
+from dualforce_model.captions import TEXT_NAME
 from dualforce_model.clock import ArrayT
 from dualforce_model.config import Frozen, digest
 from dualforce_model.errors import InputError
+from dualforce_model.layout import STD_FLOOR, Layout
 from dualforce_model.storage import MissingKeyError, Storage, check_key
 
 Feature = dict[str, np.ndarray]
 Rows = Literal["steps", "frames", "tokens", "references"]
 Split = Literal["train", "validation", "test"]
-STD_FLOOR = 1e-3  # an entry that never moves is centred, not blown up
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 NAME = r"^[a-z][a-z0-9_]{0,39}$"
@@ -55,6 +58,7 @@ class TensorSpec(Frozen):
     num_dims: int = Field(ge=1, le=6, description="dimensions, rows included")
     rows: Rows = Field(description="what the leading dimension counts")
     statistics: bool = Field(True, description="whether a snapshot gives mean and std of dimension 1")
+    optional: bool = Field(False, description="whether a feature may lack it; all clips of a snapshot have it, or none")
 
 
 MODALITIES: dict[str, tuple[TensorSpec, ...]] = {
@@ -63,9 +67,16 @@ MODALITIES: dict[str, tuple[TensorSpec, ...]] = {
         TensorSpec(name="references", dtype="float16", num_dims=4, rows="references", statistics=False),
         TensorSpec(name="reference_frames", dtype="int32", num_dims=1, rows="references", statistics=False),
     ),
-    "structure": (TensorSpec(name="motion", dtype="float32", num_dims=2, rows="frames"),),
+    "structure": (
+        TensorSpec(name="motion", dtype="float32", num_dims=2, rows="frames"),
+        # Key points at rest, of every frame: any of them may be a window's reference, and a mean would hold the future.
+        TensorSpec(name="canonical", dtype="float32", num_dims=2, rows="frames", optional=True),
+    ),
     "audio": (TensorSpec(name="tokens", dtype="float16", num_dims=2, rows="tokens"),),
-    "flame": (TensorSpec(name="parameters", dtype="float32", num_dims=2, rows="frames"),),  # dualforce_model/flame.py
+    "flame": (
+        TensorSpec(name="parameters", dtype="float32", num_dims=2, rows="frames"),  # dualforce_model/flame.py
+        TensorSpec(name="eyelids", dtype="float32", num_dims=2, rows="frames", optional=True),  # 0 open, 1 shut
+    ),
     "reference": (  # what a picture encoder (DINOv2, CLIP) says of the pictures that may stand as step 0
         TensorSpec(name="features", dtype="float16", num_dims=3, rows="references", statistics=False),
         TensorSpec(name="frames", dtype="int32", num_dims=1, rows="references", statistics=False),
@@ -80,6 +91,11 @@ def specs_of(modality: str) -> tuple[TensorSpec, ...]:
     return MODALITIES[modality]
 
 
+def specs_among(modality: str, names: Collection[str]) -> tuple[TensorSpec, ...]:
+    """Arrays of a modality whose feature holds these: all that it must have, and the optional ones that are there."""
+    return tuple(spec for spec in specs_of(modality) if not spec.optional or spec.name in names)
+
+
 def num_rows(rows: Rows, num_frames: int) -> int | None:
     """Rows of an array of a clip of T frames; None where the clock does not say (references)."""
     if rows == "steps":
@@ -91,10 +107,12 @@ def num_rows(rows: Rows, num_frames: int) -> int | None:
 
 def check_feature(modality: str, clip_id: str, feature: Mapping[str, np.ndarray]) -> None:
     """Raise SchemaError unless the arrays are those of the modality, finite and of the stated types."""
-    specs = specs_of(modality)
+    specs = specs_among(modality, feature)
     names = [spec.name for spec in specs]
     if sorted(feature) != sorted(names):
-        raise SchemaError(f"{clip_id}: {modality} has arrays {sorted(feature)}, expected {sorted(names)}")
+        optional = sorted({spec.name for spec in specs_of(modality)} - set(names))
+        also = f" and, where the extractor makes it, {', '.join(optional)}" if optional else ""
+        raise SchemaError(f"{clip_id}: {modality} has arrays {sorted(feature)}, expected {sorted(names)}{also}")
     for spec in specs:
         array = feature[spec.name]
         if array.dtype != np.dtype(spec.dtype) or array.ndim != spec.num_dims or array.size == 0:
@@ -111,7 +129,7 @@ def check_feature(modality: str, clip_id: str, feature: Mapping[str, np.ndarray]
 
 def check_shapes(modality: str, clip_id: str, num_frames: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise SchemaError unless every array has the rows that the clock gives a clip of T frames."""
-    for spec in specs_of(modality):
+    for spec in specs_among(modality, shapes):
         expected = num_rows(spec.rows, num_frames)
         if expected is not None and shapes[spec.name][0] != expected:
             raise SchemaError(
@@ -143,6 +161,7 @@ class TensorStatistics(Frozen):
 
     mean: tuple[float, ...] = Field(min_length=1)
     std: tuple[float, ...] = Field(min_length=1)
+    floor: float = Field(STD_FLOOR, gt=0.0, le=1.0, description="least deviation that an entry is divided by")
 
     @model_validator(mode="after")
     def _paired(self) -> Self:
@@ -167,7 +186,7 @@ class TensorStatistics(Frozen):
             raise SchemaError(f"axis {axis} of {list(x.shape)} does not fit statistics of {len(self.mean)} entries")
         shape = [1] * x.ndim
         shape[axis] = -1
-        floored = [max(value, STD_FLOOR) for value in self.std]
+        floored = [max(value, self.floor) for value in self.std]
         if isinstance(x, Tensor):
             return x.new_tensor(self.mean).reshape(shape), x.new_tensor(floored).reshape(shape)
         return np.asarray(self.mean, x.dtype).reshape(shape), np.asarray(floored, x.dtype).reshape(shape)
@@ -188,6 +207,7 @@ class SnapshotRow(Frozen):
     split: Split
     weight: float = Field(gt=0.0, le=1.0, description="how often it is drawn in training, relative to others")
     features: dict[str, FeatureRef]
+    text: str | None = Field(None, pattern=TEXT_NAME, description="name of its text features; none: it has none")
 
     def canonical(self) -> dict[str, Any]:
         """What the id of a snapshot is made of: no shard, offset, time, host or path."""
@@ -198,6 +218,7 @@ class SnapshotRow(Frozen):
             "features": {name: ref.key for name, ref in sorted(self.features.items())},
             "split": self.split,
             "weight": self.weight,
+            **({} if self.text is None else {"text": self.text}),  # or snapshots without text would change their ids
         }
 
 
@@ -207,6 +228,7 @@ class ModalityInfo(Frozen):
     fingerprint: str
     tensors: dict[str, tuple[int, ...]] = Field(description="array name -> its shape without the rows")
     encoder: str = Field("", description="fingerprint of the encoder that pipelines have to use; empty: unknown")
+    layout: Layout | None = Field(None, description="what each entry of a row is; null: the encoder's config says it")
 
 
 class Snapshot(Frozen):
@@ -218,6 +240,7 @@ class Snapshot(Frozen):
     dataset: str
     policy: dict[str, Any]
     modalities: dict[str, ModalityInfo]
+    text: ModalityInfo | None = Field(None, description="what all text features share; null: the clips have none")
     statistics: dict[str, TensorStatistics] = Field(description="'<modality>.<array>' -> per entry of dimension 1")
     num_rows: int = Field(ge=1)
     num_frames: int = Field(ge=1)
@@ -314,10 +337,10 @@ def read_manifest(store: Storage, snapshot: Snapshot) -> tuple[SnapshotRow, ...]
 
 
 def encode_manifest(rows: tuple[SnapshotRow, ...]) -> bytes:
-    """Parquet, one flat column per field and three per modality (key, fingerprint, shard)."""
-    plain = []
+    """Parquet, one flat column per field and three per modality (key, fingerprint, shard); of text if there is some."""
+    plain, apart = [], {"features"} | ({"text"} if all(row.text is None for row in rows) else set())
     for row in rows:
-        record = row.model_dump(exclude={"features"})
+        record = row.model_dump(exclude=apart)
         for name, ref in sorted(row.features.items()):
             record |= {f"{name}.{field}": getattr(ref, field) for field in ("key", "fingerprint", "shard")}
         plain.append(record)

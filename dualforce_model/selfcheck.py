@@ -37,7 +37,7 @@ from dualforce_model.optimisation import OptimizerConfig, make_optimizer
 from dualforce_model.towers import StructureTower, VideoTower
 from dualforce_model.train_config import TrainSettings
 
-WHOLE_CLIP = ("reference", "features")  # arguments that are not per step
+WHOLE_CLIP = ("reference", "features", "canonical")  # arguments that are not per step
 SIDE_TOKENS = 4  # tokens along a side of the small pictures that are checked with
 STEPS = 5
 TRAIN_STEPS = 4
@@ -152,7 +152,8 @@ def _check_structure(config: ModelConfig, device: torch.device) -> str:
     given, mask = _small(config, STEPS, device), StepMask.causal(STEPS, config.window_steps)
 
     def run(structure: Tensor) -> Tensor:
-        state = tower.start(structure, structure[:, 0, -1], given["sigma_structure"], mask)
+        told = given.get("canonical")
+        state = tower.start(structure, structure[:, 0, -1], given["sigma_structure"], mask, canonical=told)
         for layer in range(len(tower.blocks)):
             tower.advance(layer, state)
         return tower.finish(state)

@@ -20,7 +20,7 @@ import google_crc32c
 import numpy as np
 
 from dualforce_model.config import canonical_json
-from dualforce_model.schema import Feature, FeatureRef, SchemaError, check_feature, specs_of
+from dualforce_model.schema import Feature, FeatureRef, SchemaError, TensorSpec, check_feature, specs_among, specs_of
 from dualforce_model.storage import CutShortError, MissingKeyError, Storage
 
 FORMAT = "dualforce.shard/1"
@@ -119,8 +119,7 @@ def _encode(
 
 
 def _block_sums(data: bytes, block_bytes: int) -> bytes:
-    view = memoryview(data)
-    sums = (google_crc32c.value(bytes(view[at : at + block_bytes])) for at in range(0, len(data), block_bytes))
+    sums = (google_crc32c.value(data[at : at + block_bytes]) for at in range(0, len(data), block_bytes))
     return b"".join(value.to_bytes(4, "big") for value in sums)
 
 
@@ -169,7 +168,14 @@ def is_sound(store: Storage, ref: FeatureRef) -> bool:
 
 def load_feature(store: Storage, ref: FeatureRef) -> Feature:
     """All arrays of one modality of one clip."""
-    return {spec.name: read_feature(store, ref, spec.name) for spec in specs_of(ref.modality)}
+    return {spec.name: read_feature(store, ref, spec.name) for spec in specs_in(store, ref)}
+
+
+def specs_in(store: Storage, ref: FeatureRef) -> tuple[TensorSpec, ...]:
+    """Arrays that a feature must have, and of the optional ones those that its shard holds."""
+    tensors = cached_header(store.url(), ref.shard).tensors
+    held = [spec.name for spec in specs_of(ref.modality) if f"{ref.clip_id}/{spec.name}" in tensors]
+    return specs_among(ref.modality, held)
 
 
 def tensor_entry(store: Storage, ref: FeatureRef, name: str) -> TensorEntry:

@@ -8,17 +8,15 @@ removes such leftovers. A full disk is an OSError with errno ENOSPC, whichever d
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
-import re
-import secrets
 import shutil
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,12 +24,12 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from dualforce_model import faults
-from dualforce_model.errors import InfrastructureError, InputError
+from dualforce_model.errors import BusyError, InfrastructureError, InputError
+from dualforce_model.keys import CONTROL, is_temporary, temporary_name
+from dualforce_model.keys import check_key as check_key
+from dualforce_model.remote import RemoteObjects
 
 CHUNK_BYTES = 1 << 20
-MAX_KEY_CHARS = 1024
-MAX_NAME_BYTES = 200  # a file system allows 255; a temporary's name is longer than its target's
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 class StorageError(OSError, InfrastructureError):
@@ -47,16 +45,6 @@ class CutShortError(StorageError):
 
 
 # ---------------------------------------------------------------------------------------------------- local files
-
-
-def temporary_name(name: str) -> str:
-    """Temporary twin of a file name: hidden, unique, recognised by `is_temporary`."""
-    return f".{name}.{secrets.token_hex(6)}.tmp"
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a file name is that of an unfinished write."""
-    return name.startswith(".") and name.endswith(".tmp")
 
 
 @contextmanager
@@ -98,6 +86,38 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync(target.parent)
+
+
+@contextmanager
+def resumable_folder(target: Path) -> Iterator[Path]:
+    """Yield `.<name>.partial` beside `target`, with what an earlier try left there; when the block ends, rename it.
+
+    When the block raises or is killed, the folder stays for the next try. Raises InputError if `target` is there: it
+    is never written over. Raises BusyError if another process fills the same folder now.
+    """
+    partial = target.parent / f".{target.name}.partial"
+    _refuse_existing(target)
+    _make_folders(partial)
+    descriptor = os.open(partial, os.O_RDONLY)  # the lock is on the folder itself: nothing is left of it inside
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"another process is writing {target}; wait for it to end") from None
+        _refuse_existing(target)  # it may have been finished while we came here
+        yield partial
+        for folder in (*(path for path in partial.rglob("*") if path.is_dir()), partial):
+            _sync(folder)
+        _refuse_existing(target)
+        os.rename(partial, target)
+    finally:
+        os.close(descriptor)
+    _sync(target.parent)
+
+
+def _refuse_existing(target: Path) -> None:
+    if os.path.lexists(target):
+        raise InputError(f"{target} is already there and is not written over; remove it or name another folder")
 
 
 def write_bytes(target: Path, data: bytes) -> None:
@@ -163,19 +183,6 @@ def _sync(path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- a store
 
 
-@lru_cache(maxsize=65_536)
-def check_key(key: str) -> str:
-    """Return the key if it is a plain relative POSIX path, else raise InputError saying what is wrong with it."""
-    parts = key.split("/")
-    if not key or len(key) > MAX_KEY_CHARS:
-        raise InputError(f"store key {key[:80]!r}: expected 1 to {MAX_KEY_CHARS} characters, found {len(key)}")
-    if _CONTROL.search(key) or key.startswith("/") or any(part in ("", ".", "..") for part in parts):
-        raise InputError(f"store key {key!r}: expected names joined by '/', no leading '/', '..', backslash or control")
-    if any(len(part.encode()) > MAX_NAME_BYTES or is_temporary(part) for part in parts):
-        raise InputError(f"store key {key!r}: a name is over {MAX_NAME_BYTES} bytes, or that of a temporary")
-    return key
-
-
 class Storage:
     """Bytes under keys at a URL. Picklable and fork-safe: it holds the URL alone and no open file.
 
@@ -184,7 +191,7 @@ class Storage:
     """
 
     def __init__(self, url: str) -> None:
-        if not url or _CONTROL.search(url):
+        if not url or CONTROL.search(url):
             raise InputError(f"store URL {url!r}: expected a folder or an fsspec URL such as s3://bucket/store")
         self._url = url.rstrip("/") or "/"
         try:
@@ -195,6 +202,7 @@ class Storage:
                 f"store {url}: fsspec cannot open {scheme}:// ({error}); install the package it names, or use a folder"
             ) from error
         self._root: Path | None = None
+        self._remote = RemoteObjects(self._url)
         if isinstance(filesystem, LocalFileSystem):
             self._root = Path(root)
             self._url = str(root)  # absolute: the same store after a change of folder
@@ -208,13 +216,14 @@ class Storage:
 
     def local_path(self, key: str) -> Path | None:
         """Where a key lies on this machine; None for a store elsewhere."""
-        return None if self._root is None else self._root / check_key(key)
+        check_key(key)
+        return None if self._root is None else self._root / key
 
     def read(self, key: str) -> bytes:
         """The whole object. Raises MissingKeyError or StorageError."""
         with self._naming(key):
             path = self.local_path(key)
-            return path.read_bytes() if path is not None else self._remote().cat_file(self._object(key))
+            return path.read_bytes() if path is not None else self._remote.read(key)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """Exactly `length` bytes from `start`; an object that ends earlier raises StorageError."""
@@ -222,10 +231,7 @@ class Storage:
             raise InputError(f"{key}: cannot read {length} bytes from {start}")
         with self._naming(key):
             path = self.local_path(key)
-            if path is not None:
-                data = _pread(path, start, length)
-            else:
-                data = self._remote().cat_file(self._object(key), start=start, end=start + length) if length else b""
+            data = _pread(path, start, length) if path is not None else self._remote.read_range(key, start, length)
         if len(data) != length:
             raise CutShortError(
                 f"{self.url(key)}: {length} bytes from {start} were asked for, {len(data)} are there; "
@@ -247,7 +253,7 @@ class Storage:
                     _visit(points, "before_rename")
             else:
                 _visit(points, "before_rename")
-                self._remote().pipe_file(self._object(key), data)
+                self._remote.write(key, data)
         _visit(points, "after_rename")
 
     def exists(self, key: str) -> bool:
@@ -264,11 +270,10 @@ class Storage:
             path = self.local_path(key)
             if path is not None:
                 status = path.stat()
-                is_object, size = stat.S_ISREG(status.st_mode), status.st_size
+                size = status.st_size if stat.S_ISREG(status.st_mode) else None
             else:
-                info = self._remote().info(self._object(key))
-                is_object, size = info["type"] == "file", int(info["size"])
-            if not is_object:
+                size = self._remote.size(key)
+            if size is None:
                 raise FileNotFoundError(errno.ENOENT, "a folder")
             return size
 
@@ -276,7 +281,7 @@ class Storage:
         """When an object was written, seconds since 1970."""
         with self._naming(key):
             path = self.local_path(key)
-            return path.stat().st_mtime if path is not None else self._remote().modified(self._object(key)).timestamp()
+            return path.stat().st_mtime if path is not None else self._remote.modified_at(key)
 
     def require(self) -> Self:
         """The store itself, for one who only reads. Raises InputError if there is none, or a file is in its place.
@@ -288,8 +293,7 @@ class Storage:
                 if self._root is not None:
                     is_file = not stat.S_ISDIR(self._root.stat().st_mode)
                 else:
-                    filesystem, root = fsspec.core.url_to_fs(self._url)
-                    is_file = filesystem.info(root)["type"] == "file" and not self._url.startswith(("http:", "https:"))
+                    is_file = self._remote.is_file()
             except (FileNotFoundError, NotADirectoryError):
                 raise InputError(f"there is no store at {self._url}; check the path or URL") from None
             if is_file:
@@ -301,7 +305,7 @@ class Storage:
         if prefix:
             check_key(prefix)
         with self._naming(prefix):
-            keys = _list_local(self._root, prefix) if self._root is not None else _list_remote(self._url, prefix)
+            keys = _list_local(self._root, prefix) if self._root is not None else self._remote.list(prefix)
             return sorted(key for key in keys if not any(is_temporary(part) for part in key.split("/")))
 
     def delete(self, key: str) -> None:
@@ -311,16 +315,29 @@ class Storage:
             if path is not None:
                 path.unlink()
             else:
-                self._remote().rm_file(self._object(key))
+                self._remote.delete(key)
 
-    def _remote(self) -> Any:
-        """The fsspec file system: fsspec caches it per process and thread, so a forked child gets one of its own."""
-        filesystem, _ = fsspec.core.url_to_fs(self._url)
-        return filesystem
+    def delete_unless_newer(self, key: str, limit: float) -> bool:
+        """Remove an object that nobody wrote after `limit` (seconds since 1970); whether it was removed.
 
-    def _object(self, key: str) -> str:
-        _, root = fsspec.core.url_to_fs(self._url)
-        return f"{str(root).rstrip('/')}/{check_key(key)}"
+        In a folder a writer of the same key is never undone, however the two fall together: the file is taken aside,
+        looked at, and put back if it is newer. Elsewhere the look comes just before the removal.
+        """
+        path = self.local_path(key)
+        if path is None:
+            if self.modified_at(key) > limit:
+                return False
+            self.delete(key)
+            return True
+        with self._naming(key):
+            aside = path.with_name(temporary_name(path.name))
+            os.rename(path, aside)
+            newer = aside.stat().st_mtime > limit
+            if newer and not path.exists():
+                os.rename(aside, path)
+            else:
+                aside.unlink()
+            return not newer
 
     @contextmanager
     def _naming(self, key: str) -> Iterator[None]:
@@ -353,13 +370,6 @@ def _list_local(root: Path, prefix: str) -> Iterator[str]:
             yield (Path(folder) / name).relative_to(root).as_posix()
 
 
-def _list_remote(url: str, prefix: str) -> Iterator[str]:
-    filesystem, root = fsspec.core.url_to_fs(url)
-    base = str(root).rstrip("/")
-    for path in filesystem.find(f"{base}/{prefix}" if prefix else base):
-        yield str(path)[len(base) + 1 :]
-
-
 def _raise(error: OSError) -> None:
     raise error
 
@@ -373,6 +383,8 @@ def _pread(path: Path, start: int, length: int) -> bytes:
     """Read a range without a file position, so that threads and forks never disturb each other."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        if hasattr(os, "posix_fadvise"):  # the next read is of another clip: what the kernel reads ahead is in vain
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         pieces = []
         while length > 0 and (piece := os.pread(descriptor, length, start)):
             pieces.append(piece)

@@ -3,7 +3,8 @@
 A tower runs in three parts, so that another can run beside it: `start` (tokens and modulation), `advance` (one block),
 `finish` (velocity).
 
-Legend: b batch, s steps, n tokens per step, d width, c latent channels, m structure entries, r reference features.
+Legend: b batch, s steps, n tokens per step, d width, c latent channels, m structure entries, r reference features, k
+numbers of key points at rest.
 """
 
 from dataclasses import dataclass
@@ -67,6 +68,9 @@ class StructureTowerConfig(TowerConfig):
         description="4: a token per pixel frame; 8, 16: two or four per frame, each with weights of its own; "
         "2, 1: a token for two or all four frames of the step",
     )
+    canonical_dim: int = Field(
+        0, ge=0, description="numbers of the reference's key points at rest (LivePortrait: 63); 0: the tower takes none"
+    )
     sink_tokens: int = Field(
         2, ge=0, le=16, description="learned tokens that every step sees; they steady sparse streams"
     )
@@ -89,7 +93,8 @@ class StepTower(WanTransformer3DModel):
     """`WanTransformer3DModel` with the same configuration and parameter names, run step by step.
 
     Added settings: `sink_tokens` (learned tokens that all steps see); `tokens_per_patch` (tokens that read the same
-    patch, each with its share of in_channels and out_channels); `text_dim` 0 leaves text attention out.
+    patch, each with its share of in_channels and out_channels); `canonical_dim` (numbers of a condition that is added
+    to all tokens); `text_dim` 0 leaves text attention out.
     """
 
     name: Literal["video", "structure"]
@@ -117,6 +122,7 @@ class StepTower(WanTransformer3DModel):
         pos_embed_seq_len: int | None = None,
         sink_tokens: int = 0,
         tokens_per_patch: int = 1,
+        canonical_dim: int = 0,
     ) -> None:
         super().__init__(
             patch_size, num_attention_heads, attention_head_dim, in_channels, out_channels, text_dim or 1, freq_dim,
@@ -134,12 +140,13 @@ class StepTower(WanTransformer3DModel):
         if not text_dim:
             self.condition_embedder.text_embedder = None
         self.sinks = nn.Parameter(torch.randn(sink_tokens, dim) * 0.02) if sink_tokens else None
+        self.canonical_embedding = nn.Linear(canonical_dim, dim, bias=False) if canonical_dim else None
 
     @torch.no_grad()
     def initialise(self) -> None:
         """Start of a training from scratch: Xavier for the blocks, velocity zero. Draws from torch's generator."""
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module is not self.canonical_embedding:
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
@@ -150,6 +157,8 @@ class StepTower(WanTransformer3DModel):
         if self.config.image_dim is not None:
             for block in self.blocks:  # features say nothing yet: the start is that of a tower without them
                 nn.init.zeros_(block.attn2.add_v_proj.weight)
+        if self.canonical_embedding is not None:  # the same
+            nn.init.zeros_(self.canonical_embedding.weight)
 
     def places(self, steps: tuple[int, ...], grid: Grid, device: torch.device) -> Rotation:
         """Rotation of the tokens of steps at the given places."""
@@ -299,6 +308,7 @@ class StructureTower(StepTower):
             out_channels=config.entries * readers,
             sink_tokens=config.sink_tokens,
             tokens_per_patch=readers,
+            canonical_dim=config.canonical_dim,
             **_sizes(config),
         )
         tower.initialise()
@@ -313,15 +323,32 @@ class StructureTower(StepTower):
         cache: StepCache | None = None,
         commit: bool = False,
         text: Float[Tensor, "b l e"] | None = None,
+        canonical: Float[Tensor, "b k"] | None = None,
     ) -> TowerState:
-        """Tokens of noisy structure, told what the reference's is."""
+        """Tokens of noisy structure, told what the reference's is, and where its key points are at rest."""
         held = reference[:, None, None].to(structure.dtype).expand_as(structure)
         channels = torch.cat([structure, held], dim=3)
         if self.config.tokens_per_patch > 1:
             channels = self._per_reader(channels)
         video = channels.permute(0, 3, 1, 2)[..., None]  # a video of one column: its rows are the frames of a step
         tokens = self.patch_embedding(video).flatten(3).permute(0, 2, 3, 1).contiguous()
+        if self.canonical_embedding is not None:
+            tokens = tokens + self._embed_canonical(canonical, tokens)[:, None, None]
+        elif canonical is not None:
+            raise ValueError("the structure tower takes no canonical (canonical_dim 0), but one was given")
         return self.begin(tokens, sigma, (tokens.shape[2], 1), mask, cache, commit, text)
+
+    def _embed_canonical(self, canonical: Tensor | None, tokens: Tensor) -> Float[Tensor, "b d"]:
+        expected = (tokens.shape[0], self.config.canonical_dim)
+        if canonical is None or tuple(canonical.shape) != expected:
+            found = "none was given" if canonical is None else f"{tuple(canonical.shape)} was given"
+            raise ValueError(
+                f"the structure tower takes a canonical of shape {expected}, {found}: it is that of the reference, "
+                "standardised"
+            )
+        assert self.canonical_embedding is not None, "asked only where there is one"
+        embedded: Tensor = self.canonical_embedding(canonical.to(tokens.dtype))
+        return embedded
 
     def _per_reader(self, channels: Float[Tensor, "b s f e"]) -> Float[Tensor, "b s n k"]:
         """Each frame once per reader, in the reader's own channels: one convolution, yet weights of their own."""

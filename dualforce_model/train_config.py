@@ -30,6 +30,9 @@ class Encoders(Frozen):
         default=None,
         description="of reference features, where the model takes them; null: whoever generates hands features over",
     )
+    text: EncoderChoice | None = Field(
+        default=None, description="of words, where the model takes text; null: whoever generates hands tokens over"
+    )
 
 
 class Diffusion(Frozen):
@@ -61,6 +64,9 @@ class TrainSettings(Frozen):
     audio_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of silent windows; guidance needs some")
     feature_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="share of windows without their reference features; 0: never without"
+    )
+    text_dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="share of windows that are told nothing; 0: never without their text"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: bf16 arithmetic on CUDA, fp32 on the CPU; masters are fp32 either way"
@@ -94,6 +100,12 @@ class TrainSettings(Frozen):
         found = self.model_dump(mode="json", exclude={"store_url", "execution"})
         if not self.model.video.feature_dim:  # says nothing then, so runs from before there was a choice keep theirs
             del found["feature_dropout"], found["encoders"]["reference"]
+        if self.model.structure is not None and not self.model.structure.canonical_dim:  # the same
+            del found["model"]["structure"]["canonical_dim"]
+        if found["text_dropout"] == TrainSettings.model_fields["text_dropout"].default:  # the same
+            del found["text_dropout"]
+        if self.encoders.text is None:
+            del found["encoders"]["text"]
         return found
 
     def resolve(self, store_url: str, snapshot_id: str) -> "TrainConfig":
@@ -126,6 +138,7 @@ class PipelineRecord(Frozen):
     spread: Spread = Field(description="unit of residuals, measured on training windows")
     statistics: dict[str, TensorStatistics] = Field(description="of the snapshot: '<modality>.<array>'")
     snapshot_id: str = Field(description="what the weights were trained on")
+    text: bool = Field(default=False, description="whether it was told something in words")
 
     def reading(self) -> Reading:
         """How the network's outputs are to be read."""

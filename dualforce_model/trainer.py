@@ -270,6 +270,7 @@ class Trainer:
             spread=self.spread,
             statistics=dict(self.dataset.snapshot.statistics),
             snapshot_id=self.dataset.snapshot.id,
+            text="text" in self.dataset.modalities,
         )
         records: dict[str, Frozen] = {"train": config, "pipeline": record}
         return records if self.started is None else {**records, START_RECORD: self.started}

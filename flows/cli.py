@@ -34,9 +34,17 @@ def cli() -> None:
 
 
 def _register() -> None:
-    from flows import commands_model, commands_run, commands_snapshots, commands_sources, commands_state
+    from flows import (
+        commands_model,
+        commands_run,
+        commands_snapshots,
+        commands_sources,
+        commands_state,
+        commands_weights,
+    )
 
-    for module in (commands_run, commands_state, commands_sources, commands_snapshots, commands_model):
+    modules = (commands_run, commands_state, commands_sources, commands_snapshots, commands_model, commands_weights)
+    for module in modules:
         for command in module.COMMANDS:
             cli.add_command(command)
 

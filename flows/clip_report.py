@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from itertools import islice
 
+from pydantic import Field
+
 from flows.extract import ExtractRun
 from flows.pipeline import PipelineRun
 from tasks.accounting import AcrossClips, Crops, Fate, each_fate, scores_of
@@ -18,6 +20,7 @@ class ClipReport(Fate):
     """One clip's fate with its scores; a clip that was never cropped has none."""
 
     scores: dict[str, Score] = {}
+    caption: str | None = Field(None, description="what the list says of it in words; not in the text for people")
 
     def text(self) -> str:
         """For people: the outcome with its reason, then what was measured."""
@@ -44,5 +47,7 @@ def clip_reports(run: PipelineRun | ExtractRun, policy: str | None) -> Iterator[
         while some := list(islice(fates, AT_ONCE)):
             rows = ledger.rows_of(dataset, Stage.CURATE, [fate.clip_id for fate in some])
             scores = {row.clip_id: scores_of(row) | across.scores_of(row) for row in rows if row.state == "done"}
+            told = {clip.clip_id: clip.caption for clip in ledger.clips_of(dataset, [fate.clip_id for fate in some])}
             for fate in some:
-                yield ClipReport(**fate.model_dump(), scores=scores.get(fate.clip_id, {}))
+                caption = told.get(fate.clip_id)
+                yield ClipReport(**fate.model_dump(), scores=scores.get(fate.clip_id, {}), caption=caption)

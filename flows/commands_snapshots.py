@@ -1,6 +1,7 @@
 """`dualforce snapshots`: versions of a data set in a store."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -11,7 +12,7 @@ store_option = click.option("--store", required=True, help="URL or folder of the
 
 @click.group()
 def snapshots() -> None:
-    """Immutable, tagged versions of a data set: build, list, show, diff, tag, verify, gc."""
+    """Immutable, tagged versions of a data set: build, list, show, diff, tag, verify, pack, export, gc."""
 
 
 @snapshots.command()
@@ -106,11 +107,60 @@ def gc(store: str, ledgers: tuple[str, ...], delete: bool, as_json: bool) -> Non
     """Remove shards that no version, no tag and no ledger names. What is younger than a day stays."""
     from tasks.snapshotting import collect
 
-    beside = Path(store).parent / "ledger.db"
-    if not ledgers and not beside.is_file():
-        raise click.UsageError(f"no --ledger given and {beside} does not exist: features still in use cannot be known")
-    found = collect(store, ledgers or (f"sqlite:///{beside}",), delete=delete)
+    found = collect(store, _ledgers(store, ledgers, "features still in use cannot be known"), delete=delete)
     say(found.model_dump(mode="json"), as_json, found.text())
+
+
+@snapshots.command()
+@store_option
+@click.argument("name")
+@click.option("--shard-mb", type=click.IntRange(1, 4096), default=256, show_default=True, help="size of a shard")
+@click.option(
+    "--ledger", "ledgers", multiple=True, help="ledger to point to the new shards; default: ledger.db beside the store"
+)
+@click.option("--no-ledger", is_flag=True, help="leave ledgers alone: they go on naming the old shards")
+@json_option
+def pack(store: str, name: str, shard_mb: int, ledgers: tuple[str, ...], no_ledger: bool, as_json: bool) -> None:
+    """Rewrite a version's features into few large shards in clip order. Its id stays; gc finds the old shards."""
+    from tasks.packing import pack as packed
+
+    if ledgers and no_ledger:
+        raise click.UsageError("--ledger and --no-ledger exclude each other")
+    told = () if no_ledger else _ledgers(store, ledgers, "give --no-ledger if no run goes on with this store")
+    found = packed(store, name, told, shard_mb << 20)
+    say(found.model_dump(mode="json"), as_json, found.text())
+
+
+@snapshots.command()
+@store_option
+@click.argument("name")
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="folder to make; never one that is there")
+@click.option(
+    "--form", type=click.Choice(["clips", "huggingface"]), required=True, help="a safetensors file a clip, or Parquet"
+)
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), help="this split alone")
+@json_option
+def export(
+    store: str,
+    name: str,
+    to: Path,
+    form: Literal["clips", "huggingface"],
+    split: Literal["train", "validation", "test"] | None,
+    as_json: bool,
+) -> None:
+    """Write a version as plain files for other tools, each clip with its licence. Killed, it goes on where it was."""
+    from tasks.exporting import export as exported
+
+    found = exported(store, name, to, form, split)
+    say(found.model_dump(mode="json"), as_json, found.text())
+
+
+def _ledgers(store: str, given: tuple[str, ...], otherwise: str) -> tuple[str, ...]:
+    """URLs of the ledgers that are given, else of the one beside the store."""
+    beside = Path(store).parent / "ledger.db"
+    if not given and not beside.is_file():
+        raise click.UsageError(f"no --ledger given and {beside} does not exist: {otherwise}")
+    return given or (f"sqlite:///{beside}",)
 
 
 COMMANDS = (snapshots,)

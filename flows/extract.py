@@ -7,6 +7,7 @@ from pydantic import Field
 from dualforce_model.config import Frozen
 from flows.preflight import FlowRun, check_begun, check_extract, check_policy, checked
 from tasks.artifacts import publish, stage_markdown
+from tasks.captions import TextSummary, encode_texts
 from tasks.extract import ExtractConfig
 from tasks.extracting import ExtractWork
 from tasks.feature_gallery import features_markdown
@@ -42,6 +43,7 @@ class ExtractResult(Frozen):
 
     summary: StageSummary
     snapshot: SnapshotView
+    captions: TextSummary | None = None
 
     @property
     def failed_clips(self) -> int:
@@ -50,7 +52,8 @@ class ExtractResult(Frozen):
 
     def text(self) -> str:
         """For people."""
-        return f"{self.summary.text()}\n{self.snapshot.text()}"
+        captions = [] if self.captions is None else [self.captions.text()]
+        return "\n".join([self.summary.text(), *captions, self.snapshot.text()])
 
 
 @flow(name="extract", flow_run_name="extract {config.place.dataset}")
@@ -76,10 +79,13 @@ def extract(config: ExtractRun, selection: Selection = NOTHING_AGAIN) -> Extract
         # Encoding takes hours, in which others may curate; a run with nothing to encode has just looked.
         across = None if summary.planned else works.pop().across
         works.clear()
+        captions, text = None, config.extract.text
+        if text is not None:
+            captions = encode_texts(config.place, config.policy, config.extract, text, across)
         snapshot = build_from_ledger(config.place, config.policy, config.extract, config.snapshot, across)
-        spent.idle = not (summary.planned or snapshot.written)
+        spent.idle = not (summary.planned or snapshot.written or (captions is not None and captions.made))
     publish("extract", f"{stage_markdown(summary)}\n\n```\n{snapshot.text()}\n```", "what encoding came to")
     if summary.done:
         pictures = features_markdown(config.place, config.extract, str(flow_run.id))
         publish("features", pictures, "crops with landmarks, motion and sound of clips that were encoded")
-    return ExtractResult(summary=summary, snapshot=snapshot)
+    return ExtractResult(summary=summary, snapshot=snapshot, captions=captions)

@@ -15,6 +15,7 @@ from dualforce_model.train_config import Encoders, TrainSettings
 from tasks.curation import CurateConfig, unmeasured
 from tasks.detectors import make_detector
 from tasks.extract import ExtractConfig, make_extractors
+from tasks.extractors.text import TextNames
 from tasks.measures import make_measures
 from tasks.place import Place
 from tasks.policy import Policy, load_policy, undecidable
@@ -110,13 +111,15 @@ def faceless_features(curate: CurateConfig, extract: ExtractConfig) -> tuple[str
 
 
 def check_extract(config: ExtractConfig) -> None:
-    """The extractors' encoders."""
+    """The extractors' encoders, and that of captions."""
     make_extractors(config)
+    if config.text is not None:
+        TextNames(config.text)
 
 
 def check_encoders(encoders: Encoders) -> None:
     """The encoders that a checkpoint is to name."""
-    for choice in (encoders.video, encoders.structure, encoders.audio, encoders.reference):
+    for choice in (encoders.video, encoders.structure, encoders.audio, encoders.reference, encoders.text):
         if choice is not None:
             make_encoder(choice.name, choice.config)
 
@@ -130,13 +133,20 @@ def check_chain(extract: ExtractConfig, train: TrainSettings) -> None:
             "features; set it to 0, or train alone on a snapshot that has them"
         )
     for modality, extractor in extractors.items():
-        named: EncoderChoice | None = getattr(encoders, modality)
+        named: EncoderChoice | None = getattr(encoders, modality, None)  # FLAME is for training alone
         if named is None:
             continue
         if make_encoder(named.name, named.config).fingerprint() != extractor.encoder_fingerprint:
             raise ConfigError(
                 f"train.encoders.{modality}: {named.name} {named.config} is not the encoder of extract.{modality}; "
                 "name the same in both"
+            )
+    if extract.text is not None and encoders.text is not None:
+        made_by, words = TextNames(extract.text).fingerprint, encoders.text
+        if make_encoder(words.name, words.config).fingerprint() != made_by:
+            raise ConfigError(
+                f"train.encoders.text: {words.name} {words.config} is not the encoder of extract.text; name the same "
+                "in both"
             )
 
 

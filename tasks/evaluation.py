@@ -172,6 +172,7 @@ def evaluate_lips(
     if not cases or len({case.name for case in cases}) != len(cases):
         raise EvaluationError(f"{len(cases)} cases: at least one is needed, and every name once")
     encoder = make_encoder(codec.name, codec.config)
+    encoder.load()
     judged: list[_Judged] = []
     files = {"per frame": "lips.csv", "lips": "lips.png", "report": "report.json"}
     for case in cases:

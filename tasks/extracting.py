@@ -9,14 +9,23 @@ from dualforce_model.schema import FeatureRef
 from dualforce_model.shards import is_sound, pack_shard
 from dualforce_model.storage import Storage
 from tasks.accounting import AcrossClips, verdicts
-from tasks.extract import ExtractConfig, ExtractJob, FeatureKeys, load_part, wanted_features
+from tasks.extract import (
+    BEGUN,
+    ExtractConfig,
+    ExtractJob,
+    FeatureKeys,
+    is_part,
+    load_part,
+    part_name,
+    wanted_features,
+)
 from tasks.leases import Lease
 from tasks.ledger import Ledger, Relisting, Row
 from tasks.place import Place
 from tasks.policy import Policy
 from tasks.pool import Job, WorkerSpec
-from tasks.records import Attempt, Quarantined, Reason, Stage
-from tasks.work import Outcome, Refusal, Target, Work
+from tasks.records import Attempt, FailureClass, Quarantined, Reason, Stage
+from tasks.work import Fault, Outcome, Refusal, Target, Work, not_made
 
 SEAL_BYTES = 256 * 2**20
 SEAL_AFTER_S = 120.0
@@ -58,7 +67,12 @@ class ExtractWork(Work):
             "media_root": str(self.place.media_root.resolve()),
             "parts_root": str(self.place.parts_root.resolve()),
         }
-        return WorkerSpec(target="tasks.extract:ExtractWorker", kwargs=kwargs)
+        return WorkerSpec(
+            target="tasks.extract:ExtractWorker",
+            kwargs=kwargs,
+            jobs_per_message=self.config.clips_per_message,
+            jobs_at_once=self.config.clips_per_batch,
+        )
 
     def targets(self) -> list[Target]:
         keys = FeatureKeys(self.config)
@@ -71,6 +85,8 @@ class ExtractWork(Work):
     def enlist(self, lease: Lease) -> Relisting:
         """Remove parts that a shard holds: a run was killed after the ledger knew and before it could."""
         root = self.place.parts_root
+        for mark in root.glob(f"*/*{BEGUN}"):  # of an earlier run's dead workers: nobody else works here
+            mark.unlink(missing_ok=True)
         left = {path.relative_to(root).as_posix(): path for path in root.glob("*/*.safetensors")}
         if left:  # hardly ever, and all rows of a large data set are gigabytes
             for row in self.ledger.rows(self.place.dataset, stage=self.stage, state="done", unlisted=True):
@@ -92,6 +108,7 @@ class ExtractWork(Work):
                 job_id=clip_id,
                 crop_path=crop.path,
                 crop_digest=crop.digest,
+                num_frames=crop.num_frames,
                 wanted={target.feature: target.key for target in served},
             )
             num_bytes = crop.num_frames * FRAME_BYTES
@@ -99,18 +116,30 @@ class ExtractWork(Work):
 
     def results(self, attempt: Attempt) -> list[tuple[Target, Outcome]]:
         """Withhold the parts until a shard holds them; seal when enough bytes or time have gathered."""
-        assert attempt.value is not None
         told: list[tuple[Target, Outcome]] = []
         for target in self.serving[attempt.job_id]:
-            part = attempt.value[target.feature]
-            if "reason" in part:
-                told.append((target, Refusal(Reason(part["reason"]), part["measured"])))
+            said = self._said(target, attempt)
+            if not isinstance(said, dict):
+                told.append((target, said))
                 continue
-            self.waiting.setdefault(target.feature, []).append((target, part))
-            self.waiting_bytes += (self.place.parts_root / part["part"]).stat().st_size
+            self.waiting.setdefault(target.feature, []).append((target, said))
+            self.waiting_bytes += (self.place.parts_root / said["part"]).stat().st_size
         self.waiting_since = self.waiting_since or time.monotonic()
         old = time.monotonic() - self.waiting_since > SEAL_AFTER_S
         return [*told, *(self.flush() if old or self.waiting_bytes >= SEAL_BYTES else [])]
+
+    def _said(self, target: Target, attempt: Attempt) -> Outcome:
+        """What became of one feature. Parts that a worker finished before it died are as good as any."""
+        if attempt.value is None:
+            part = part_name(target.feature, target.clip_id, target.key)
+            there = is_part(self.place.parts_root / part, target.feature)
+            return {"part": part, "key": target.key} if there else not_made(attempt)
+        said: dict[str, Any] = attempt.value[target.feature]
+        if "reason" in said:
+            return Refusal(Reason(said["reason"]), said["measured"])
+        if "failure" in said:
+            return Fault(FailureClass(said["failure"]), said["traceback"])
+        return said
 
     def flush(self) -> list[tuple[Target, dict[str, Any]]]:
         """Pack what waits into one shard per modality and fingerprint; the ledger hears of a part only after that."""

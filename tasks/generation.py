@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from dualforce_model.captions import MAX_CAPTION_CHARS
 from dualforce_model.config import Frozen, digest
 from dualforce_model.errors import InputError
 from dualforce_model.media import read_frames, read_image, read_sound, write_video
@@ -42,6 +43,16 @@ class GenerateConfig(Frozen):
         None, description="how the reference is cropped, as the training clips were; none: at the checkpoint's size"
     )
     other_size: bool = Field(False, description="allow crops of another size than the checkpoint was trained on")
+    text: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_CAPTION_CHARS,
+        exclude_if=lambda text: text is None,  # videos of before there was a choice keep their keys
+        description="said of every video, for models that were trained with text",
+    )
+    without_text: bool = Field(
+        False, exclude_if=lambda chosen: not chosen, description="tell a model nothing that was trained with text"
+    )
     batch: int = Field(8, ge=1, le=256, description="videos sampled together")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the sampler, where there is no GPU")
 
@@ -197,5 +208,7 @@ def _sample(
         seed=config.seed,
         num_inference_steps=config.num_inference_steps,
         other_size=config.other_size,
+        text=config.text,
+        without_text=config.without_text,
     )
     return list(zip(videos, sounds, strict=True))

@@ -135,6 +135,14 @@ class Ledger:
             yield from (clip_of(columns) for columns in found)
             position = found[-1]["position"]
 
+    def clips_of(self, dataset: str, clip_ids: Iterable[str]) -> list[Clip]:
+        """Those of these clips that are listed, in no order."""
+        found: list[Clip] = []
+        for _, chunk in _chunks(clip_ids):
+            query = sa.select(clips).where(clips.c.dataset == dataset, clips.c.listed, clips.c.clip_id.in_(chunk))
+            found += [clip_of(columns) for columns in self._each(query)]
+        return found
+
     def datasets(self) -> list[str]:
         """Names of the data sets that have clips."""
         with self._reading() as connection:

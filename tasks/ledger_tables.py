@@ -14,7 +14,7 @@ from tasks.records import Clip, FailureClass, Reason, Span, Stage
 
 REVISIONS = ("0001", "0002", "0003", "0004")  # oldest first; the last is what this release reads and writes
 MIGRATIONS = Path(__file__).parent / "migrations"
-HINTS = ("frames", "crop")  # what lists say of a clip beyond its span, all in one column
+HINTS = ("frames", "crop", "caption")  # what lists say of a clip beyond its span, all in one column
 
 State = Literal["done", "impossible", "failed"]
 
@@ -146,7 +146,7 @@ def clip_values(dataset: str, position: int, clip: Clip) -> dict[str, Any]:
 
 
 def _hints(clip: Clip) -> str | None:
-    found = {name: hint.model_dump() for name in HINTS if (hint := getattr(clip, name)) is not None}
+    found = {name: hint for name, hint in clip.model_dump(include=set(HINTS)).items() if hint is not None}
     return canonical_json(found) if found else None
 
 

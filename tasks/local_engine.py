@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import NoReturn
@@ -36,8 +37,10 @@ BOOT = (
 class LocalWorker:
     """One worker process, seen from the driver."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, gpu: int | None = None) -> None:
+        self.gpu = gpu
         self.pipe, theirs = Pipe()
+        seen = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)}
         paths = json.dumps([path for path in sys.path if path])
         with theirs:
             self._process = subprocess.Popen(
@@ -57,14 +60,14 @@ class LocalWorker:
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **seen},
             )
         self._tail = b""
         self._drain = threading.Thread(target=self._keep_tail, name=f"log-{self._process.pid}", daemon=True)
         self._drain.start()
 
-    def submit(self, message: str) -> None:
-        """Hand over one job."""
+    def submit(self, message: str, count: int) -> None:
+        """Hand over jobs; the answers come through the pipe, one after the other."""
         try:
             self.pipe.send_bytes(message.encode())
         except OSError:
@@ -76,6 +79,11 @@ class LocalWorker:
             return self.pipe.recv_bytes().decode()
         except (EOFError, OSError):
             raise self._death() from None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was killed, or found dead."""
+        return self._process.returncode is not None
 
     def kill(self) -> None:
         """End the process and everything it started. Harmless when it is gone already."""
@@ -115,11 +123,19 @@ class LocalWorker:
 
 
 class LocalEngine:
-    """Starts local workers and waits for their answers."""
+    """Starts local workers and waits for their answers. Where GPUs are named, each worker sees the least taken one."""
+
+    def __init__(self, gpus: Sequence[int] = ()) -> None:
+        self.gpus = tuple(gpus)
+        self._workers: list[LocalWorker] = []
 
     def start(self, spec: WorkerSpec) -> LocalWorker:
         """Start a worker; it loads at once and answers when ready."""
-        return LocalWorker(spec)
+        self._workers = [worker for worker in self._workers if not worker.ended]
+        taken = Counter(worker.gpu for worker in self._workers)
+        gpu = min(self.gpus, key=lambda number: taken[number], default=None)  # of equals the first: in turns
+        self._workers.append(LocalWorker(spec, gpu))
+        return self._workers[-1]
 
     def wait(self, workers: Sequence[LocalWorker], timeout_s: float) -> list[LocalWorker]:
         """Those of the workers that have something to say (or are dead), after at most `timeout_s`."""
@@ -136,8 +152,8 @@ def serve(descriptor: int, spec: str) -> NoReturn:
     try:
         pipe.send_bytes(performer.load().encode())
         while True:
-            message = pipe.recv_bytes()
-            pipe.send_bytes(performer.perform(message.decode()).encode())
+            for _ in range(performer.begin(pipe.recv_bytes().decode())):
+                pipe.send_bytes(performer.answer().encode())
     except (EOFError, OSError):  # the driver is gone; only the pipe can raise here
         _die()
 

@@ -12,11 +12,13 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dualforce_model.config import Frozen
 from tasks.dispatch import Dispatch, Engine, Limits, Seats, WorkerDied, WorkerUnusable
@@ -35,13 +37,16 @@ RAY_ENVIRONMENT = {
 }
 
 
+NODES_EVERY_S = 5.0  # a silent Ray is asked whether it lives
+
+
 class PoolConfig(Frozen):
     """Which engine runs the workers, how many, and what a job may cost."""
 
     engine: Literal["ray", "local"] = Field(
         "local", description="local: processes here; ray: actors, here or on a cluster"
     )
-    workers: int = Field(2, ge=1, le=4096, description="workers, each doing one job at a time")
+    workers: int = Field(2, ge=1, le=4096, description="worker processes")
     deadline_s: float = Field(600.0, gt=0.0, le=86400.0, description="a job that takes longer is killed")
     load_deadline_s: float = Field(900.0, gt=0.0, le=86400.0, description="a worker that loads longer ends the run")
     max_in_flight_bytes: int | None = Field(
@@ -56,7 +61,37 @@ class PoolConfig(Frozen):
     object_store_mb: int = Field(
         80, ge=80, le=1_000_000, description="Ray's shared memory when it is started here, MiB"
     )
-    gpus_per_worker: float = Field(0.0, ge=0.0, le=8.0, description="Ray's GPU share of a worker; 0: it sees every GPU")
+    gpus_per_worker: float = Field(
+        0.0,
+        ge=0.0,
+        le=8.0,
+        description="ray: GPU share of a worker, 0.25 for four workers to a GPU; 0: it sees every GPU",
+    )
+    gpus: tuple[Annotated[int, Field(ge=0, le=1023)], ...] = Field(
+        (),
+        max_length=1024,
+        description="local: GPUs by number that workers take in turns, more workers than GPUs share them; none: every "
+        "worker sees every GPU",
+    )
+    recycle_after: int | None = Field(
+        None,
+        ge=1,
+        description="jobs after which a worker is replaced by a fresh one, once its message is done; none: never",
+    )
+    recycle_resident_mb: int | None = Field(
+        None,
+        ge=64,
+        description="MiB of resident memory beyond which a worker is replaced between messages; well above what it has "
+        "when loaded, or every message loads anew; none: never",
+    )
+
+    @model_validator(mode="after")
+    def _of_the_engine(self) -> Self:
+        if self.engine == "ray" and self.gpus:
+            raise ValueError(f"gpus {list(self.gpus)} are for engine local; with ray say gpus_per_worker")
+        if self.engine == "local" and self.gpus_per_worker:
+            raise ValueError(f"gpus_per_worker {self.gpus_per_worker:g} is for engine ray; with local say gpus")
+        return self
 
     @property
     def in_flight_bytes(self) -> int:
@@ -72,7 +107,14 @@ class Pool:
     """Workers of one flow run. They stay warm between runs of the same spec; another spec takes their place."""
 
     def __init__(self, config: PoolConfig, engine: Engine) -> None:
-        limits = Limits(config.workers, config.deadline_s, config.load_deadline_s, config.in_flight_bytes)
+        limits = Limits(
+            config.workers,
+            config.deadline_s,
+            config.load_deadline_s,
+            config.in_flight_bytes,
+            config.recycle_after,
+            None if config.recycle_resident_mb is None else config.recycle_resident_mb * 2**20,
+        )
         self._seats = Seats(engine, limits)
         self._running = False
 
@@ -102,7 +144,7 @@ class Pool:
 def make_pool(config: PoolConfig) -> Iterator[Pool]:
     """A pool for the block. Ray takes seconds to start, and does so here; nothing of it is left after the block."""
     with ExitStack() as stack:
-        engine: Engine = LocalEngine() if config.engine == "local" else stack.enter_context(_ray(config))
+        engine: Engine = LocalEngine(config.gpus) if config.engine == "local" else stack.enter_context(_ray(config))
         pool = Pool(config, engine)
         stack.callback(pool.close)
         yield pool
@@ -145,20 +187,26 @@ class RayWorker:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
         with _interruptible():
-            self.answer = actor.load.remote()
+            self._answers = deque([actor.load.remote()])
 
-    def submit(self, message: str) -> None:
-        """Hand over one job; a dead actor is noticed when its answer is asked for."""
+    @property
+    def answer(self) -> Any:
+        """The answer that comes next."""
+        return self._answers[0]
+
+    def submit(self, message: str, count: int) -> None:
+        """Hand over jobs and ask for all answers; a dead actor is noticed when the first is looked at."""
         with _interruptible():
-            self.answer = self._actor.perform.remote(message)
+            self._actor.begin.remote(message)
+            self._answers.extend(self._actor.answer.remote() for _ in range(count))
 
     def receive(self) -> str:
-        """The actor's answer."""
+        """The actor's next answer."""
         import ray
 
         try:
             with _interruptible():
-                return str(ray.get(self.answer))
+                return str(ray.get(self._answers.popleft()))
         except ray.exceptions.OutOfMemoryError as error:  # Ray's memory monitor ended it
             raise WorkerDied(str(error), FailureClass.OUT_OF_MEMORY) from error
         except ray.exceptions.RayError as error:
@@ -185,6 +233,7 @@ class RayEngine:
         self._actors = ray.remote(Performer).options(
             num_cpus=1, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0
         )
+        self._looked_at = time.monotonic()
 
     def start(self, spec: WorkerSpec) -> RayWorker:
         """Create an actor; it loads as soon as the cluster has room for it."""
@@ -199,6 +248,12 @@ class RayEngine:
         with _interruptible():
             ray.wait(list(by_answer), num_returns=1, timeout=timeout_s)
             ready, _ = ray.wait(list(by_answer), num_returns=len(by_answer), timeout=0)  # all, not just the first
+        if not ready and time.monotonic() - self._looked_at > NODES_EVERY_S:
+            self._looked_at = time.monotonic()
+            with _interruptible():
+                living = any(node["Alive"] for node in ray.nodes())
+            if not living:  # actors asked for now would be waited for until the deadline for loading
+                raise WorkerUnusable("Ray has no living node left; what was done is kept: run the same again")
         return [by_answer[answer] for answer in ready]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from dualforce_model.captions import MAX_CAPTION_CHARS
 from dualforce_model.config import Frozen
 
 
@@ -187,6 +188,9 @@ class Clip(Frozen):
     parent_id: str | None = None
     frames: Frames | None = Field(None, description="the same span in frames, where the list counts frames")
     crop: CropBox | None = Field(None, description="where the list says the head is")
+    caption: str | None = Field(
+        None, min_length=1, max_length=MAX_CAPTION_CHARS, description="what the list says is to be seen; clean"
+    )
 
 
 def safe_id(source: str, name: str, *parts: object) -> str:
@@ -268,6 +272,7 @@ class Attempt(Frozen):
     preview: str | None = Field(None, description="picture of what is impossible, relative to the media folder")
     failure: tuple[FailureClass, str] | None = None
     systemic: bool = Field(False, description="the failure is one that the next clip will meet too")
+    crowded: bool = Field(False, description="something is missing for want of memory: worth a try alone")
     seconds: float = 0.0
 
     @model_validator(mode="after")

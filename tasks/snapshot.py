@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from dualforce_model import faults
 from dualforce_model.config import Frozen, canonical_json
 from dualforce_model.errors import InputError
+from dualforce_model.layout import Layout
+from dualforce_model.manifests import read_manifest, restore_manifest
 from dualforce_model.schema import (
     SPLITS,
     FeatureRef,
@@ -34,17 +35,16 @@ from dualforce_model.schema import (
     head_key,
     load_snapshot,
     manifest_key,
-    read_manifest,
     resolve_snapshot,
-    specs_of,
+    specs_among,
     tag_key,
 )
-from dualforce_model.shards import cached_header, is_sound, read_feature, tensor_entry
+from dualforce_model.shards import cached_header, is_sound, specs_in, tensor_entry
 from dualforce_model.storage import MissingKeyError, Storage
 from tasks.policy import Policy, judge
 from tasks.records import Clip, Quarantined, Score
-
-STATISTICS_CLIPS = 2000  # of a larger set a fixed sample: two numbers per entry are not worth reading terabytes
+from tasks.statistics import statistics_of
+from tasks.texts import missing_texts, shared_text
 
 
 class SnapshotError(InputError):
@@ -59,6 +59,7 @@ class SnapshotCandidate(Frozen):
     num_frames: int = Field(ge=1, description="frames of the crop, 4k+1")
     scores: dict[str, Score] = Field({}, description="by name; what curate measured")
     features: dict[str, FeatureRef] = Field({}, description="by modality; empty only if the policy drops the clip")
+    text: str | None = Field(None, description="name of its text features, where the run makes any")
 
 
 class SplitConfig(Frozen):
@@ -111,10 +112,12 @@ def build_snapshot(
     quarantined: Mapping[str, int] | None = None,
     failed: Mapping[str, int] | None = None,
     encoders: Mapping[str, str] | None = None,
+    layouts: Mapping[str, Layout] | None = None,
 ) -> BuiltSnapshot:
     """Judge the candidates, seal those that pass, point the tag (if any) to the result.
 
-    Counts of clips that never became candidates, and encoders' fingerprints, enter the head as they are.
+    Counts of clips that never became candidates, encoders' fingerprints and tables of entries (both by modality) enter
+    the head as they are; a table also says the floor of its statistics.
     Raises SnapshotError when nothing passes or a passing clip's features are missing or disagree.
     """
     if tag is not None:
@@ -134,7 +137,7 @@ def build_snapshot(
             parent=parent if parent != snapshot_id else None,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             manifest_digest=hashlib.sha256(manifest).hexdigest(),
-            **_contents(store, rows, encoders or {}),
+            **_contents(store, rows, encoders or {}, layouts or {}),
         )
         _write(store, snapshot, manifest)
     if tag is not None and parent != snapshot_id:
@@ -195,7 +198,7 @@ def content_digest(store: Storage, rows: Sequence[SnapshotRow]) -> str:
     hashed = hashlib.sha256()
     for row in rows:
         for modality, ref in sorted(row.features.items()):
-            for spec in specs_of(modality):
+            for spec in specs_in(store, ref):
                 entry = tensor_entry(store, ref, spec.name)
                 line = [row.clip_id, modality, spec.name, str(entry.dtype), list(entry.shape), entry.sha256]
                 hashed.update(canonical_json(line).encode() + b"\n")
@@ -222,23 +225,29 @@ def _row(candidate: SnapshotCandidate, split: Split, weight: float) -> SnapshotR
         split=split,
         weight=weight,
         features=dict(sorted(candidate.features.items())),
+        text=candidate.text,
     )
 
 
-def _contents(store: Storage, rows: Sequence[SnapshotRow], encoders: Mapping[str, str]) -> dict[str, Any]:
+def _contents(
+    store: Storage, rows: Sequence[SnapshotRow], encoders: Mapping[str, str], layouts: Mapping[str, Layout]
+) -> dict[str, Any]:
     """What a head says about its rows."""
-    modalities = _modalities(store, rows, encoders)
+    modalities = _modalities(store, rows, encoders, layouts)
     return {
         "content": content_digest(store, rows),
         "modalities": modalities,
-        "statistics": _statistics(store, rows, sorted(modalities)),
+        "text": shared_text(store, rows),
+        "statistics": _statistics(store, rows, modalities),
         "num_rows": len(rows),
         "num_frames": sum(row.num_frames for row in rows),
         "splits": {name: sum(row.split == name for row in rows) for name in SPLITS},
     }
 
 
-def _modalities(store: Storage, rows: Sequence[SnapshotRow], encoders: Mapping[str, str]) -> dict[str, ModalityInfo]:
+def _modalities(
+    store: Storage, rows: Sequence[SnapshotRow], encoders: Mapping[str, str], layouts: Mapping[str, Layout]
+) -> dict[str, ModalityInfo]:
     """What the clips share in each modality; raises SnapshotError for the first clip that does not."""
     first = rows[0]
     shared: dict[str, ModalityInfo] = {}
@@ -248,7 +257,7 @@ def _modalities(store: Storage, rows: Sequence[SnapshotRow], encoders: Mapping[s
                 f"{row.clip_id} has {sorted(row.features)}, {first.clip_id} has {sorted(first.features)}; run extract"
             )
         for modality, ref in row.features.items():
-            shapes = {spec.name: tensor_entry(store, ref, spec.name).shape for spec in specs_of(modality)}
+            shapes = {spec.name: tensor_entry(store, ref, spec.name).shape for spec in specs_in(store, ref)}
             check_shapes(modality, row.clip_id, row.num_frames, shapes)
             key = cached_header(store.url(), ref.shard).keys[row.clip_id]
             if key != ref.key:
@@ -257,7 +266,9 @@ def _modalities(store: Storage, rows: Sequence[SnapshotRow], encoders: Mapping[s
                 fingerprint=ref.fingerprint,
                 tensors={name: shape[1:] for name, shape in shapes.items()},
                 encoder=encoders.get(modality, ""),
+                layout=layouts.get(modality),
             )
+            _check_layout(row.clip_id, modality, info)
             if shared.setdefault(modality, info) != info:
                 raise SnapshotError(
                     f"{row.clip_id}: its {modality} ({info}) is not like that of {first.clip_id} "
@@ -266,38 +277,27 @@ def _modalities(store: Storage, rows: Sequence[SnapshotRow], encoders: Mapping[s
     return shared
 
 
-def _statistics(store: Storage, rows: Sequence[SnapshotRow], modalities: Sequence[str]) -> dict[str, TensorStatistics]:
-    """Mean and deviation per array over training clips (a fixed sample of a large set), in double precision."""
+def _check_layout(clip_id: str, modality: str, info: ModalityInfo) -> None:
+    """Raise SnapshotError unless the table is of rows as wide as the first array's."""
+    name = specs_among(modality, ())[0].name
+    if info.layout is not None and info.tensors[name] != (info.layout.num_entries,):
+        raise SnapshotError(
+            f"{clip_id}: rows of {modality}/{name} are {list(info.tensors[name])} wide, those of layout "
+            f"{info.layout.name} {info.layout.num_entries}; extract again with the encoder that is configured"
+        )
+
+
+def _statistics(
+    store: Storage, rows: Sequence[SnapshotRow], modalities: Mapping[str, ModalityInfo]
+) -> dict[str, TensorStatistics]:
     training = [row for row in rows if row.split == "train"]
     if not training:
         raise SnapshotError(f"all {len(rows)} clips are held out; lower the held-out shares or change the split's salt")
-    by_hash = sorted(training, key=lambda row: hashlib.sha256(row.clip_id.encode()).hexdigest())
-    sample = sorted(by_hash[:STATISTICS_CLIPS], key=lambda row: row.clip_id)
-    result = {}
-    for modality in modalities:
-        for spec in specs_of(modality):
-            if spec.statistics:
-                arrays = (read_feature(store, row.features[modality], spec.name) for row in sample)
-                result[f"{modality}.{spec.name}"] = tensor_statistics(arrays)
-    return result
-
-
-def tensor_statistics(arrays: Iterable[np.ndarray]) -> TensorStatistics:
-    """Mean and deviation of each entry of dimension 1 over any number of arrays, one pass, in double precision."""
-    count, mean, squares = 0, np.zeros(1), np.zeros(1)
-    for array in arrays:
-        x_nd: np.ndarray = np.moveaxis(array.astype(np.float64), 1, -1).reshape(-1, array.shape[1])
-        part = x_nd.mean(axis=0)
-        delta, total = part - mean, count + len(x_nd)
-        squares = squares + ((x_nd - part) ** 2).sum(axis=0) + delta**2 * (count * len(x_nd) / total)
-        mean = mean + delta * (len(x_nd) / total)
-        count = total
-    std = np.sqrt(squares / count)
-    return TensorStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    return statistics_of(store, training, modalities)
 
 
 def _whole(store: Storage, snapshot_id: str, wanted: Sequence[SnapshotRow]) -> Snapshot | None:
-    """The snapshot if head, manifest and every shard it names are there.
+    """The snapshot if head, manifest and every shard and text it names are there.
 
     Where a feature lies in another shard now than when it was built, the old one is read: it may be damaged, and the
     feature made again for that.
@@ -306,11 +306,11 @@ def _whole(store: Storage, snapshot_id: str, wanted: Sequence[SnapshotRow]) -> S
     """
     try:
         snapshot = load_snapshot(store, snapshot_id)
-        rows = read_manifest(store, snapshot)
+        rows = restore_manifest(store, snapshot)
     except (SchemaError, MissingKeyError):
         return None
     shards = {ref.shard for row in rows for ref in row.features.values()}
-    if not all(store.exists(shard) for shard in shards):
+    if missing_texts(store, rows) or not all(store.exists(shard) for shard in shards):
         return None
     now = {row.clip_id: row.features for row in wanted}
     moved = [ref for row in rows for name, ref in row.features.items() if now[row.clip_id][name].shard != ref.shard]
@@ -352,8 +352,13 @@ def list_tags(store: Storage) -> dict[str, str]:
 def tag_snapshot(store: Storage, id_or_tag: str, tag: str) -> Snapshot:
     """Point a tag to a snapshot that exists; an older meaning of the tag is replaced in one step."""
     snapshot = load_snapshot(store, id_or_tag)
-    store.write(tag_key(tag), (json.dumps({"snapshot": snapshot.id}) + "\n").encode())
+    store.write(tag_key(tag), encode_tag(snapshot.id))
     return snapshot
+
+
+def encode_tag(snapshot_id: str) -> bytes:
+    """Bytes of a tag's file."""
+    return (json.dumps({"snapshot": snapshot_id}) + "\n").encode()
 
 
 def diff_snapshots(store: Storage, old: str, new: str) -> SnapshotDiff:

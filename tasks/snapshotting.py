@@ -13,6 +13,8 @@ from dualforce_model.shards import DamagedShardError
 from dualforce_model.storage import CutShortError, MissingKeyError, Storage
 from tasks.accounting import AcrossClips, Crops, current_features, each_fate, scores_of
 from tasks.extract import ExtractConfig, FeatureKeys, make_extractors
+from tasks.extractors.structure import layouts_of
+from tasks.extractors.text import TextNames
 from tasks.ledger import Ledger
 from tasks.place import Place
 from tasks.policy import Policy, load_policy
@@ -64,7 +66,10 @@ class SnapshotView(Frozen):
         shapes = []
         for modality, info in found.modalities.items():
             tensors = ", ".join(f"{name} {list(shape)}" for name, shape in info.tensors.items())
-            shapes.append(f"{modality}: {tensors} by {info.fingerprint}")
+            layout = f", layout {info.layout.name} version {info.layout.version}" if info.layout is not None else ""
+            shapes.append(f"{modality}: {tensors} by {info.fingerprint}{layout}")
+        if found.text is not None:
+            shapes.append(f"text: tokens {list(found.text.tensors['tokens'])} by {found.text.fingerprint}")
         head = [
             self.line(),
             f"data set {found.dataset}, policy {found.policy.get('name')}, content {found.content[:16]}",
@@ -160,6 +165,7 @@ def build_from_ledger(
     Whoever has this policy's `across`, and nothing was curated since, gives it: to find duplicates takes long.
     """
     policy, dataset = load_policy(policy_path), place.dataset
+    extractors = make_extractors(extract)
     with Ledger(place.ledger_url, missing="refuse") as ledger:
         known = across or AcrossClips(ledger, dataset, policy)
         quarantined, failed = _left_out(ledger, dataset, policy, extract, known)
@@ -173,7 +179,8 @@ def build_from_ledger(
                 split=config.split,
                 quarantined=quarantined,
                 failed=failed,
-                encoders={str(name): each.encoder_fingerprint for name, each in make_extractors(extract).items()},
+                encoders={str(name): each.encoder_fingerprint for name, each in extractors.items()},
+                layouts=layouts_of(extractors),
             )
         except (MissingKeyError, CutShortError, DamagedShardError) as error:
             remedy = f"`dualforce rerun --damaged --out {place.home}` makes it again"
@@ -207,8 +214,10 @@ def candidates(
     They come in the order of the list, and of a few at a time is held what the ledger knows.
     """
     keys, clips = FeatureKeys(extract), ledger.clips(dataset)
+    names = TextNames(extract.text) if extract.text is not None else None
     while some := list(islice(clips, AT_ONCE)):
-        yield from _of_some(ledger, dataset, keys, across, some)
+        for candidate in _of_some(ledger, dataset, keys, across, some):
+            yield candidate if names is None else candidate.model_copy(update={"text": names(candidate.clip)})
 
 
 def _of_some(

@@ -22,7 +22,7 @@ from tasks.pool import Pool, PoolConfig
 from tasks.progress import Progress
 from tasks.records import Attempt, Done, Failed, FailureClass, Quarantined, Reason, Stage, StageResult
 from tasks.shared_pool import shared_pool
-from tasks.work import Outcome, Refusal, Target, Work
+from tasks.work import Fault, Outcome, Refusal, Target, Work
 
 # A bug fails again at once and a bot wall needs a person: neither is worth another attempt in the same run.
 RETRYABLE = frozenset(FailureClass) - {FailureClass.BUG, FailureClass.BOT_WALL}
@@ -137,10 +137,7 @@ class StageRun:
     def take(self, attempt: Attempt) -> None:
         """Turn an attempt into rows and record them once a second."""
         served = self.work.serving[attempt.job_id]
-        if attempt.value is not None:
-            rows = [self._outcome(target, said, attempt.seconds) for target, said in self.work.results(attempt)]
-        else:
-            rows = [self._not_done(target, attempt) for target in served]
+        rows = [self._outcome(target, said, attempt.seconds) for target, said in self.work.results(attempt)]
         self.pending += rows
         told = [row for row in rows if row.clip_id in {target.clip_id for target in served}]
         state = worst(told).state if told else "done"  # what is withheld is made already
@@ -181,21 +178,18 @@ class StageRun:
 
     def _outcome(self, target: Target, said: Outcome, seconds: float) -> Row:
         if isinstance(said, Refusal):
-            return self._row(target, state="impossible", reason=said.reason, detail=said.measured)
+            shown = {} if said.preview is None else {"thumbnail": said.preview}
+            return self._row(target, state="impossible", reason=said.reason, detail=said.measured, value=shown)
+        if isinstance(said, Fault):
+            return self._failed(target, said)
         value = {**said, "seconds": round(seconds, 4)}
         return self._row(target, state="done", value=value, attempts=self.charged.get(target.id, 0))
 
-    def _not_done(self, target: Target, attempt: Attempt) -> Row:
-        if attempt.impossible is not None:
-            reason, measured = attempt.impossible
-            shown = {} if attempt.preview is None else {"thumbnail": attempt.preview}
-            return self._row(target, state="impossible", reason=reason, detail=measured, value=shown)
-        assert attempt.failure is not None
-        failure, traceback = attempt.failure
-        self.charged[target.id] = self.charged.get(target.id, 0) + (not attempt.systemic)
-        if attempt.systemic:
+    def _failed(self, target: Target, fault: Fault) -> Row:
+        charged = self.charged[target.id] = self.charged.get(target.id, 0) + (not fault.systemic)
+        if fault.systemic:
             self.spared.add(target.id)
-        return self._row(target, state="failed", failure=failure, detail=traceback, attempts=self.charged[target.id])
+        return self._row(target, state="failed", failure=fault.failure, detail=fault.traceback, attempts=charged)
 
     def _row(self, target: Target, **said: Any) -> Row:
         return Row(

@@ -1,13 +1,20 @@
 """Upkeep of a store: reading every byte of a snapshot, and removing what nothing names any more."""
 
+import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from dualforce_model.schema import SchemaError, Snapshot, SnapshotRow, head_key, load_snapshot, read_manifest
-from dualforce_model.shards import ShardHeader, read_header, verify_shard
-from dualforce_model.storage import Storage
-from tasks.snapshot import canonical_id, content_digest, list_snapshots, list_tags
+from dualforce_model import schema
+from dualforce_model.errors import InputError
+from dualforce_model.manifests import is_version, read_manifest, read_version, version_key
+from dualforce_model.schema import SchemaError, Snapshot, SnapshotRow, head_key, load_snapshot, resolve_snapshot
+from dualforce_model.shards import read_header, verify_shard
+from dualforce_model.storage import MissingKeyError, Storage
+from dualforce_model.text_features import FOLDER
+from tasks.snapshot import canonical_id, content_digest, encode_tag, list_snapshots, list_tags
+from tasks.texts import keys_in, text_problems
 
 DAY_S = 86_400.0
 SHOWN_CLIPS = 20
@@ -39,21 +46,56 @@ class Garbage:
 
 
 def verify_snapshot(store: Storage, id_or_tag: str) -> Verification:
-    """Read the manifest and every byte it names, shard by shard; problems come back as lines, one each.
+    """Read head, tags, manifests and every byte they name, shard by shard; problems come back as lines, one each.
 
     Raises SchemaError when there is no such snapshot or its head is damaged.
     """
     snapshot = load_snapshot(store, id_or_tag)
+    spelled = [*_spelling(store, snapshot), *_tag_problems(store), *_version_problems(store, snapshot)]
     try:
-        rows = read_manifest(store, snapshot)
+        rows = schema.read_manifest(store, snapshot)
     except (OSError, SchemaError) as error:
-        return Verification(snapshot.id, 0, 0, (str(error),))
-    shards = sorted({ref.shard for row in rows for ref in row.features.values()})
+        return Verification(snapshot.id, 0, 0, (*spelled, str(error)))
+    shards = sorted(_shards_of(rows))
     problems = [problem for shard in shards for problem in _shard_problems(store, shard, rows)]
-    num_bytes = sum(store.size(shard) for shard in shards if store.exists(shard))
+    problems += text_problems(store, rows)
+    num_bytes = sum(store.size(key) for key in _named(rows) if store.exists(key))
     if not problems:
         problems = _disagreements(store, snapshot, rows)
-    return Verification(snapshot.id, len(shards), num_bytes, tuple(problems))
+    return Verification(snapshot.id, len(shards), num_bytes, (*spelled, *problems))
+
+
+def _spelling(store: Storage, snapshot: Snapshot) -> Iterator[str]:
+    """A head whose content is right and whose bytes are not: a space turned into a tab, a digit that rounds alike."""
+    data = store.read(head_key(snapshot.id))
+    if data != (json.dumps(json.loads(data), indent=2, sort_keys=True) + "\n").encode():
+        yield f"{store.url(head_key(snapshot.id))}: its bytes are not as they were written; build the snapshot again"
+
+
+def _tag_problems(store: Storage) -> Iterator[str]:
+    """Tags that are damaged: whether they named this snapshot cannot be known."""
+    for key in store.list("tags"):
+        tag = key.removeprefix("tags/").removesuffix(".json")
+        try:
+            named = resolve_snapshot(store, tag)
+            if store.read(key) != encode_tag(named):
+                yield f"{store.url(key)}: its bytes are not as they were written; set the tag again"
+            elif not store.exists(head_key(named)):
+                yield f"{store.url(key)}: it names {named}, which is not there; set the tag again"
+        except InputError as error:
+            yield f"tag {tag}: {error}"
+
+
+def _version_problems(store: Storage, snapshot: Snapshot) -> Iterator[str]:
+    """Manifests under their digests whose bytes are others."""
+    for key in store.list(f"snapshots/{snapshot.id}"):
+        if is_version(key):
+            try:
+                read_version(store, key)
+            except MissingKeyError:
+                continue  # collected since the list was made
+            except SchemaError as error:
+                yield str(error)
 
 
 def _shard_problems(store: Storage, shard: str, rows: tuple[SnapshotRow, ...]) -> list[str]:
@@ -74,10 +116,10 @@ def _disagreements(store: Storage, snapshot: Snapshot, rows: tuple[SnapshotRow, 
     problems = []
     if canonical_id(rows, snapshot.policy) != snapshot.id:
         problems.append(f"{snapshot.id}: its rows and policy hash to {canonical_id(rows, snapshot.policy)}")
-    headers: dict[str, ShardHeader] = {}
+    headers = {shard: read_header(store, shard) for shard in _shards_of(rows)}
     for row in rows:
         for modality, ref in row.features.items():
-            header = headers.setdefault(ref.shard, read_header(store, ref.shard))
+            header = headers[ref.shard]
             if header.keys.get(row.clip_id) != ref.key:
                 problems.append(f"{row.clip_id}: {modality} in {ref.shard} has key {header.keys.get(row.clip_id)}")
     if not problems and content_digest(store, rows) != snapshot.content:
@@ -88,26 +130,49 @@ def _disagreements(store: Storage, snapshot: Snapshot, rows: tuple[SnapshotRow, 
 def collect_garbage(
     store: Storage, in_use: Iterable[str], *, dry_run: bool = True, older_than_s: float = DAY_S
 ) -> Garbage:
-    """Remove shards that no snapshot, no tag and none of `in_use` names, and manifests whose build was given up.
+    """Remove shards and texts that no snapshot, no tag and none of `in_use` names, and manifests of builds given up.
 
     `in_use` are the shard keys that the ledger and unfinished runs name. What is younger than `older_than_s` stays: a
-    run may have written it and not recorded it yet. A damaged head or manifest raises SchemaError and nothing goes:
-    what it named cannot be known.
+    run may have written it and not recorded it yet. So do shards of a manifest that was replaced since: a training may
+    read them. A damaged head or manifest raises SchemaError and nothing goes: what it named cannot be known.
     """
+    # In this order: what is made meanwhile is named by what is read later, or too young to go.
+    limit, features = time.time() - older_than_s, store.list("features") + store.list(FOLDER)
+    tags = list_tags(store)
     entries = list_snapshots(store)
-    kept = set(in_use)
-    for entry in entries:
-        kept |= {ref.shard for row in read_manifest(store, entry.snapshot) for ref in row.features.values()}
     whole = {entry.snapshot.id for entry in entries}
-    missing = {tag: target for tag, target in list_tags(store).items() if target not in whole}
+    missing = {tag: target for tag, target in tags.items() if target not in whole}
     if missing:
         raise SchemaError(f"tags without their snapshot: {missing}; restore {head_key(next(iter(missing.values())))}")
-    abandoned = [key for key in store.list("snapshots") if key.split("/")[1] not in whole]
-    unnamed = [key for key in store.list("features") if key not in kept]
-    limit = time.time() - older_than_s
-    garbage = [key for key in unnamed + abandoned if store.modified_at(key) <= limit]
-    num_bytes = sum(store.size(key) for key in garbage)
-    if not dry_run:
-        for key in garbage:
-            store.delete(key)
-    return Garbage(tuple(garbage), num_bytes, len(kept), dry_run)
+    kept = set(in_use)
+    for entry in entries:
+        kept |= _named(read_manifest(store, entry.snapshot))
+    current = {version_key(entry.snapshot.id, entry.snapshot.manifest_digest) for entry in entries}
+    abandoned = []
+    for key in store.list("snapshots"):
+        if key.split("/")[1] not in whole:
+            abandoned.append(key)
+        elif is_version(key) and key not in current:
+            with suppress(MissingKeyError):  # another collector was faster
+                if store.modified_at(key) <= limit:
+                    abandoned.append(key)
+                else:
+                    kept |= _named(read_version(store, key))
+    unnamed = [key for key in features if key not in kept]
+    sizes: dict[str, int] = {}
+    for key in unnamed + abandoned:
+        with suppress(MissingKeyError):
+            if store.modified_at(key) <= limit:
+                size = store.size(key)
+                if dry_run or store.delete_unless_newer(key, limit):  # a writer may have come by since
+                    sizes[key] = size
+    return Garbage(tuple(sizes), sum(sizes.values()), len(kept), dry_run)
+
+
+def _shards_of(rows: Iterable[SnapshotRow]) -> set[str]:
+    return {ref.shard for row in rows for ref in row.features.values()}
+
+
+def _named(rows: Sequence[SnapshotRow]) -> set[str]:
+    """Store keys of all shards and texts."""
+    return _shards_of(rows) | keys_in(rows)

@@ -12,7 +12,7 @@ from tasks.leases import Lease
 from tasks.ledger import Ledger, Relisting, Row
 from tasks.place import Place
 from tasks.pool import Job, WorkerSpec
-from tasks.records import Attempt, Reason, Stage
+from tasks.records import Attempt, FailureClass, Reason, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,23 @@ class Target:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A target that can never be made, though others of its clip can."""
+    """A target that can never be made, though others of its clip may be; with a picture that shows why, if any."""
 
     reason: Reason
     measured: str
+    preview: str | None = None
 
 
-Outcome = dict[str, Any] | Refusal  # what the ledger keeps of a done target, or why it is impossible
+@dataclass(frozen=True)
+class Fault:
+    """A target that was not made for want of something, or for a bug; it is charged, others of its clip are not."""
+
+    failure: FailureClass
+    traceback: str
+    systemic: bool = False
+
+
+Outcome = dict[str, Any] | Refusal | Fault  # what the ledger keeps of a done target, or why it is not
 
 
 class Work(ABC):
@@ -72,9 +82,9 @@ class Work(ABC):
         """Pool jobs that make these targets, noted in `serving`; one job may serve several."""
 
     def results(self, attempt: Attempt) -> list[tuple[Target, Outcome]]:
-        """What a finished attempt says about each of its targets; values may be withheld until `flush`."""
-        assert attempt.value is not None
-        return [(target, attempt.value) for target in self.serving[attempt.job_id]]
+        """What an attempt says about each of its targets; values may be withheld until `flush`."""
+        said = attempt.value if attempt.value is not None else not_made(attempt)
+        return [(target, said) for target in self.serving[attempt.job_id]]
 
     def flush(self) -> list[tuple[Target, dict[str, Any]]]:
         """Results withheld so far, now safe."""
@@ -91,3 +101,11 @@ class Work(ABC):
     def recorded(self, rows: Sequence[Row]) -> None:
         """The ledger knows these rows now; what was kept in case it would not may go."""
         return
+
+
+def not_made(attempt: Attempt) -> Refusal | Fault:
+    """Why an attempt has no value."""
+    if attempt.impossible is not None:
+        return Refusal(*attempt.impossible, attempt.preview)
+    assert attempt.failure is not None, "an attempt has exactly one outcome"
+    return Fault(*attempt.failure, attempt.systemic)

@@ -2,7 +2,7 @@
 
 Noise is drawn per (seed, modality, step), so a step's noise does not depend on what was asked for before it. Legend:
 b streams, S steps of the clip, n steps of a chunk, c h w latent, m structure entries, a audio features, r reference
-features of width e.
+features of width e, k numbers of key points at rest, l text tokens of width d.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,6 +38,8 @@ class Conditions:
     """What is known before sampling starts: the picture, its structure and the sound.
 
     A model that takes reference features may be given some: there are none where the mask is False or all are left out.
+    `canonical`, the picture's key points at rest, is given if and only if the model takes them. Without `text` a model
+    that takes some is told nothing.
     """
 
     reference: Float[Tensor, "b c h w"]
@@ -46,6 +48,8 @@ class Conditions:
     audio_mask: Bool[Tensor, "b S 8"]
     features: Float[Tensor, "b r e"] | None = None
     features_mask: Bool[Tensor, "b r"] | None = None
+    canonical: Float[Tensor, "b k"] | None = None
+    text: Float[Tensor, "b l d"] | None = None
 
     def __post_init__(self) -> None:
         streams = self.reference.shape[0]
@@ -157,6 +161,8 @@ class _Run:
             audio_mask=None if self.deaf else mask,
             features=None if self.given.features is None else self._twice(self.given.features),
             features_mask=None if self.given.features_mask is None else self._twice(self.given.features_mask),
+            canonical=None if self.given.canonical is None else self._twice(self.given.canonical),
+            text=None if self.given.text is None else self._twice(self.given.text),
             cache=self.cache,
             commit=commit,
         )

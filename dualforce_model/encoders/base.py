@@ -9,8 +9,12 @@ from pydantic import Field
 from dualforce_model.config import Frozen, digest
 from dualforce_model.pretrained import Weights
 
-Modality = Literal["video", "structure", "audio", "flame", "reference"]
+Modality = Literal["video", "structure", "audio", "flame", "reference", "text"]
 NO_WEIGHTS = "none"
+
+
+class NoFaceError(ValueError):
+    """A clip whose face is not seen, or in too few frames to tell what it does: a fact about the clip."""
 
 
 @runtime_checkable
@@ -84,13 +88,21 @@ def encoder_fingerprint(encoder: Encoder) -> str:
     return digest(encoder.name, encoder.version, settings, encoder.weights_digest)
 
 
+class VideoDecoder(Protocol):
+    """Frames of one clip as its latents come; it remembers what the codec needs of earlier steps."""
+
+    def __call__(self, latents: Float32[np.ndarray, "S C h w"]) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames of the next S steps, S >= 1: one for the clip's first step, four for every other."""
+        ...
+
+
 class VideoCodec(Encoder, Protocol):
-    """A video encoder that can be undone. T = 4(S-1)+1 frames, S steps, C channels.
+    """A video encoder that can be undone. T = 4(S-1)+1 frames, S steps, C channels."""
 
-    `spatial_stride`: pixels of a picture in one latent pixel, along a side.
-    """
-
-    spatial_stride: ClassVar[int]
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels of a picture in one latent pixel, along a side."""
+        ...
 
     def encode(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "S C h w"]:
         """Latents of a clip; step i depends on its own frames and earlier ones alone."""
@@ -100,8 +112,12 @@ class VideoCodec(Encoder, Protocol):
         """Latent of one picture alone."""
         ...
 
-    def decode(self, latents: Float32[np.ndarray, "S C h w"], first_step: int = 0) -> UInt8[np.ndarray, "T H W 3"]:
-        """Frames of consecutive steps; `first_step` is the first one's place in the clip."""
+    def decode(self, latents: Float32[np.ndarray, "S C h w"]) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames of a whole clip."""
+        ...
+
+    def decoder(self) -> VideoDecoder:
+        """For a clip that comes in parts; together they equal `decode` of the whole, whatever the split."""
         ...
 
 

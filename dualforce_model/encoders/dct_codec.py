@@ -125,17 +125,32 @@ class DctVideoCodec(WeightFree):
         """Latent of one picture alone, equal to step 0 of a clip that begins with it."""
         return self.encode(image[None])[0]
 
-    def decode(self, latents: Float32[np.ndarray, "S C h w"], first_step: int = 0) -> UInt8[np.ndarray, "T H W 3"]:
-        """Frames of consecutive steps. `first_step` > 0: all are groups of four; so a stream decodes chunk by chunk."""
-        if latents.ndim != 4 or latents.shape[1] != self.num_features or not len(latents):
-            raise ValueError(f"latents of shape {latents.shape}: expected [S, {self.num_features}, h, w] with S >= 1")
-        if first_step < 0:
-            raise ValueError(f"first_step {first_step} is negative")
+    def decode(self, latents: Float32[np.ndarray, "S C h w"]) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames of a whole clip."""
+        return self.decoder()(latents)
+
+    def decoder(self) -> "DctVideoDecoder":
+        """For a clip that comes in parts."""
+        return DctVideoDecoder(self._decode_still, self._decode_group)
+
+
+class DctVideoDecoder:
+    """Frames of one clip as its latents come. All that it remembers is whether the clip has begun."""
+
+    def __init__(self, still: Float32[np.ndarray, "C 192"], group: Float32[np.ndarray, "C 768"]) -> None:
+        self._still, self._group = still, group
+        self._begun = False
+
+    def __call__(self, latents: Float32[np.ndarray, "S C h w"]) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames of the next steps: one for the clip's first, four for every other."""
+        channels = len(self._group)
+        if latents.ndim != 4 or latents.shape[1] != channels or not len(latents):
+            raise ValueError(f"latents of shape {latents.shape}: expected [S, {channels}, h, w] with S >= 1")
         x = latents.astype(np.float32, copy=False)
-        if first_step:
-            return _synthesise(x, FRAMES, self._decode_group)
-        still = _synthesise(x[:1], 1, self._decode_still)
-        return np.concatenate([still, _synthesise(x[1:], FRAMES, self._decode_group)])
+        if self._begun:
+            return _synthesise(x, FRAMES, self._group)
+        self._begun = True
+        return np.concatenate([_synthesise(x[:1], 1, self._still), _synthesise(x[1:], FRAMES, self._group)])
 
 
 def _flat(basis: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from dualforce_model.config import ConfigError
-from dualforce_model.pretrained import Weights, fingerprint
+from dualforce_model.pretrained import PRETRAINED, Weights, fingerprint
 from tasks.detectors.base import DetectorConfig, Face
 from tasks.detectors.search import faces_of, shrunk
 
@@ -26,15 +26,7 @@ MESH_POINTS = 478
 CORNERS = ((33, 133), (263, 362))  # of each eye; their middle does not move with the gaze, as an iris does
 NOSE = 1
 MOUTH = (61, 291)
-WEIGHTS = Weights(
-    name="mediapipe",
-    setting="detector.weights",
-    pattern="face_landmarker.task",
-    folder="",
-    origin="MediaPipe Face Landmarker, float16, version 1 (ai.google.dev/edge/mediapipe)",
-    licence="Apache-2.0",
-    url="https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
-)
+WEIGHTS = PRETRAINED["mediapipe"]
 
 
 class MediaPipe:

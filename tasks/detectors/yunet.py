@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from dualforce_model.pretrained import Weights, fingerprint
+from dualforce_model.pretrained import PRETRAINED, Weights, fingerprint
 from tasks.detectors.base import DetectorConfig, Face
 from tasks.detectors.search import faces_of, shrunk
 
@@ -16,15 +16,7 @@ SAME_FACE = 0.3  # intersection over union of boxes that are one face
 MAX_CANDIDATES = 5000
 ROW = 15  # x, y, width, height; five points; score
 LEAST_PX = 64  # at 32 and less a grid has one row, and OpenCV 4.14 answers with what lay in memory
-WEIGHTS = Weights(
-    name="yunet",
-    setting="detector.weights",
-    pattern="face_detection_yunet_2023mar.onnx",
-    folder="",
-    origin="YuNet, release 2023mar of the OpenCV Zoo (github.com/opencv/opencv_zoo)",
-    licence="MIT in the OpenCV Zoo, Apache-2.0 where it was trained (ShiqiYu/libfacedetection.train)",
-    url="https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/face_detection_yunet_2023mar.onnx",
-)
+WEIGHTS = PRETRAINED["yunet"]
 
 
 class YuNet:

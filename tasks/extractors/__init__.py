@@ -2,6 +2,8 @@
 
 from tasks.extractors.audio import Audio, AudioConfig
 from tasks.extractors.base import CropMedia, Extractor
+from tasks.extractors.flame import Flame, FlameConfig
+from tasks.extractors.reference import Reference, ReferenceConfig
 from tasks.extractors.structure import Structure, StructureConfig
 from tasks.extractors.video_latents import VideoLatents, VideoLatentsConfig
 
@@ -9,6 +11,8 @@ EXTRACTORS: dict[str, type[Extractor]] = {
     VideoLatents.name: VideoLatents,
     Structure.name: Structure,
     Audio.name: Audio,
+    Flame.name: Flame,
+    Reference.name: Reference,
 }
 
 __all__ = [
@@ -17,6 +21,10 @@ __all__ = [
     "AudioConfig",
     "CropMedia",
     "Extractor",
+    "Flame",
+    "FlameConfig",
+    "Reference",
+    "ReferenceConfig",
     "Structure",
     "StructureConfig",
     "VideoLatents",

@@ -1,5 +1,6 @@
 """Structure of every frame of a crop: pose and expression in a few numbers."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -7,8 +8,10 @@ from pydantic import Field
 
 from dualforce_model.config import Frozen
 from dualforce_model.encoders import EncoderChoice, Modality
+from dualforce_model.encoders.structure import layout_of, measure
+from dualforce_model.layout import Layout
 from dualforce_model.schema import Feature
-from tasks.extractors.base import ByEncoder, CropMedia, Need
+from tasks.extractors.base import ByEncoder, CropMedia, Extractor, Need
 
 
 class StructureConfig(Frozen):
@@ -18,7 +21,7 @@ class StructureConfig(Frozen):
 
 
 class Structure(ByEncoder):
-    """Motion [T, m], float32."""
+    """Motion [T, m] and, of encoders that tell them from it, key points at rest [T, k]; both float32."""
 
     name: ClassVar[str] = "structure"
     version: ClassVar[int] = 1
@@ -28,6 +31,19 @@ class Structure(ByEncoder):
     def __init__(self, config: StructureConfig) -> None:
         super().__init__(config.encoder)
 
+    @property
+    def layout(self) -> Layout | None:
+        """What each entry of a row is, where the encoder has a table of them."""
+        return layout_of(self._encoder)
+
     def __call__(self, crop: CropMedia) -> Feature:
-        """`motion` of every frame."""
-        return {"motion": self._encoder(crop.frames).astype(np.float32)}
+        """`motion` of every frame, and `canonical` where there is any."""
+        found = measure(self._encoder, crop.frames)
+        feature = {"motion": found.motion.astype(np.float32)}
+        return feature if found.canonical is None else {**feature, "canonical": found.canonical.astype(np.float32)}
+
+
+def layouts_of(extractors: Mapping[Modality, Extractor]) -> dict[str, Layout]:
+    """Tables of entries by modality, of the extractors that have one."""
+    told = {str(modality): getattr(each, "layout", None) for modality, each in extractors.items()}
+    return {modality: layout for modality, layout in told.items() if layout is not None}

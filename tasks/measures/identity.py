@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from dualforce_model.pretrained import Weights, fingerprint
+from dualforce_model.onnx_session import open_session, tried
+from dualforce_model.pretrained import PRETRAINED, Weights, fingerprint
 from tasks.evidence import Evidence, People
 from tasks.measures.base import MeasureConfig
-from tasks.onnx_session import open_session, tried
 from tasks.quality import no_face_sought
 from tasks.records import Score
 
@@ -30,16 +30,7 @@ MIN_LOOKS = 2
 PERCENTILE = 10.0
 FEWEST_NUMBERS = 64  # that a net describes a face with
 SMALLEST_PX = 4.0  # extent of landmarks below which rounding decides where the face lies
-WEIGHTS = Weights(
-    name="identity",
-    setting="curate.measures.identity.weights",
-    pattern="w600k_*.onnx",
-    folder="buffalo_l",
-    origin="InsightFace (github.com/deepinsight/insightface), model pack buffalo_l of the release model-zoo, or any "
-    "other net in its form",
-    licence="InsightFace's: non-commercial research only; another's: as its makers say",
-    url="https://github.com/deepinsight/insightface/releases/download/model-zoo/buffalo_l.zip",
-)
+WEIGHTS = PRETRAINED["identity"]
 
 
 class Identity:

@@ -6,25 +6,16 @@ import numpy as np
 from jaxtyping import Float32
 
 from dualforce_model.clock import SAMPLE_RATE_HZ
-from dualforce_model.pretrained import Weights, fingerprint
+from dualforce_model.onnx_session import open_session, tried
+from dualforce_model.pretrained import PRETRAINED, Weights, fingerprint
 from tasks.evidence import Evidence
 from tasks.measures.base import MeasureConfig
-from tasks.onnx_session import open_session, tried
 from tasks.records import Score
 
 METHOD = "Silero VAD"
 WINDOW, CONTEXT = 512, 64  # samples at 16 kHz: what is judged at a time, and what the net is shown again of before
 SPEECH = 0.5  # probability above which a window is speech; the net's makers use the same
-WEIGHTS = Weights(
-    name="silero",
-    setting="curate.measures.silero.weights",
-    pattern="silero_vad.onnx",
-    folder="silero",
-    origin="Silero VAD (github.com/snakers4/silero-vad)",
-    licence="MIT",
-    url="https://github.com/snakers4/silero-vad/raw/806dcba3f0b5d95282d0889a074954a2f8c6397b"
-    "/src/silero_vad/data/silero_vad.onnx",
-)
+WEIGHTS = PRETRAINED["silero"]
 
 
 class Silero:

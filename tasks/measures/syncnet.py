@@ -9,23 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dualforce_model import clock, storage
-from dualforce_model.pretrained import Weights, fingerprint
+from dualforce_model.pretrained import PRETRAINED, Weights, fingerprint
 from tasks import faces
 from tasks.evidence import Evidence, People
 from tasks.measures.base import MeasureConfig
 from tasks.quality import no_face_sought
 from tasks.records import Score
 
-PUBLISHED = "961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442"  # as others report it
-WEIGHTS = Weights(
-    name="syncnet",
-    setting="curate.measures.syncnet.weights",
-    pattern="syncnet_v2.model",
-    folder="",
-    origin="SyncNet v2 (github.com/joonson/syncnet_python), or a safetensors file of the same names",
-    licence="the project's code is MIT; the file has no licence of its own and was published for research",
-    url="https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",
-)
+WEIGHTS = PRETRAINED["syncnet"]
+PUBLISHED = WEIGHTS.files[0].sha256  # scores of papers are made with it
 
 
 class SyncNetMeasure:

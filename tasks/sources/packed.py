@@ -22,6 +22,7 @@ class PackedClips(Mapping[str, Clip]):
         self._shared: dict[tuple[str | None, ...], int] = {}  # texts -> their place below
         self._texts: list[tuple[str | None, ...]] = []
         self._places = array("l")  # of each clip among the texts
+        self._captions: dict[int, str] = {}  # row -> what no other clip shares
 
     def add(self, clip: Clip) -> None:
         """Take one more. Raises ValueError for an id that is there already."""
@@ -37,6 +38,8 @@ class PackedClips(Mapping[str, Clip]):
         if place == len(self._texts):
             self._texts.append(texts)
         self._places.append(place)
+        if clip.caption is not None:
+            self._captions[self._rows[clip.clip_id]] = clip.caption
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -47,7 +50,7 @@ class PackedClips(Mapping[str, Clip]):
     def __getitem__(self, clip_id: str) -> Clip:
         row = self._rows[clip_id]
         numbers = [None if math.isnan(value) else value for value in self._numbers[row * NUMBERS : (row + 1) * NUMBERS]]
-        parts: dict[str, Any] = {"clip_id": clip_id}
+        parts: dict[str, Any] = {"clip_id": clip_id, "caption": self._captions.get(row)}
         parts["span"] = dict(zip(SPAN, numbers[:2], strict=True))
         if numbers[2] is not None:
             parts["frames"] = dict(zip(FRAMES, numbers[2:5], strict=True))

@@ -3,17 +3,20 @@
     videoID,url,timestamp,caption,matching_score[,desirable_filtering,shot_boundary_detection]
     -1hTK0wGrTg,https://...,"[['0:00:19.227', '0:00:28.278'], ...]","['The speaker ...', ...]","[0.509, ...]"
 
-One clip per pair of times. They are read by pattern, never evaluated; captions and scores are only counted. Ids begin
-with a minus sign in places. The list says nothing of people or crops.
+One clip per pair of times. They are read by pattern, never evaluated; scores are only counted. Where there is not one
+caption for each pair nobody knows whose they are, so none is used. Ids begin with a minus sign in places. The list says
+nothing of people or crops.
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from dualforce_model.captions import clean_caption
 from tasks.records import Clip, safe_id
 from tasks.sources.base import (
     Entry,
@@ -38,6 +41,8 @@ _EACH_PAIR = re.compile(_PAIR, re.ASCII)
 _TEXT = r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
 _TEXTS = re.compile(rf"\[\s*{_TEXT}(?:\s*,\s*{_TEXT})*+\s*\]")  # never goes back: a hostile list costs no time
 _EACH_TEXT = re.compile(_TEXT)
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
+_PLAIN = {"n": "\n", "r": "\r", "t": "\t"}  # what else Python escapes stands for itself
 
 
 class Panda70mConfig(SourceSettings):
@@ -70,10 +75,11 @@ class Panda70mSource(Source):
         if not _PAIRS.fullmatch(times):
             raise ValueError(f"timestamp {times[:60]!r}: expected [['0:00:19.227', '0:00:28.278'], ...]")
         pairs = _EACH_PAIR.findall(times)
-        captions = len(_EACH_TEXT.findall(fields["caption"])) if _TEXTS.fullmatch(fields["caption"]) else 0
+        captions = _EACH_TEXT.findall(fields["caption"]) if _TEXTS.fullmatch(fields["caption"]) else []
         scores = fields["matching_score"].count(",") + 1
-        if not len(pairs) == captions == scores:
-            yield Remark(f"{len(pairs)} intervals, {captions} captions, {scores} scores: one of each was expected")
+        if not len(pairs) == len(captions) == scores:
+            counted = f"{len(pairs)} intervals, {len(captions)} captions, {scores} scores"
+            yield Remark(f"{counted}: one of each was expected")
         for index, (start, end) in enumerate(pairs):
             try:
                 span = make_span(parse_time(start), parse_time(end))
@@ -87,4 +93,18 @@ class Panda70mSource(Source):
                 location=location,
                 span=span,
                 licence=self.licence,
+                caption=_caption(captions[index]) if len(captions) == len(pairs) else None,
             )
+
+
+def _caption(quoted: str) -> str | None:
+    """A caption out of its quotes, escapes undone; none if nothing is left of it."""
+    return clean_caption(_ESCAPE.sub(_unescaped, quoted[1:-1])) or None
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    code = escape[1] or escape[2] or escape[3]
+    if code is None:
+        return _PLAIN.get(escape[4], escape[4])
+    number = int(code, 16)
+    return chr(number) if number <= sys.maxunicode else "\ufffd"

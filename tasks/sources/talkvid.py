@@ -2,11 +2,13 @@
 
     {"id": "videovideoTr6MMsoWAog-scene1-scene1", "height": 1080, "width": 1920, "fps": 24.0,
      "start-time": 0.1, "start-frame": 0, "end-time": 5.141666666666667, "end-frame": 121, "durations": "5.042s",
-     "info": {"Person ID": "597", "Video Link": "https://www.youtube.com/watch?v=Tr6MMsoWAog", ...}, ...}
+     "info": {"Person ID": "597", "Video Link": "https://www.youtube.com/watch?v=Tr6MMsoWAog", ...},
+     "description": "The provided image sequence shows an older man in a suit, likely being interviewed ...", ...}
 
 The times are believed. Frames count at a rate that may not be the file's, and in the published example begin 0.1 s
 before the times do; they are kept where they agree that far. The id doubles its prefix, so the video's is taken from
-the link. The list has no crops; sizes, captions and scores are not read, for all of that is measured anew.
+the link, and the description is the caption. The list has no crops; sizes and scores are not read, for all of that is
+measured anew.
 """
 
 import re
@@ -16,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from dualforce_model.captions import clean_caption
 from tasks.records import Clip, safe_id
 from tasks.sources.base import (
     Entry,
@@ -67,6 +70,7 @@ class TalkVidSource(Source):
         if start_s < 0:
             raise ValueError(f"start-time {start_s:g}: before the video")
         span = make_span(start_s, end_s)
+        told = fields.get("description")
         clip = Clip(
             clip_id=safe_id(self.name, name),
             source=self.name,
@@ -75,7 +79,10 @@ class TalkVidSource(Source):
             span=span,
             identity=_person(info.get("Person ID")),
             licence=self.licence,
+            caption=clean_caption(told) or None if isinstance(told, str) else None,
         )
+        if not (told is None or isinstance(told, str)):
+            yield Remark(f"the description is not used: expected text, found {str(told)[:40]!r}")
         yield from _checked(clip, fields, end_s - start_s)
 
 

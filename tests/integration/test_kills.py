@@ -38,7 +38,9 @@ KILLS = (
 def test_a_run_killed_everywhere_ends_like_an_undisturbed_one(tmp_path: Path, prefect_server: PrefectServer) -> None:
     calm = finish(tmp_path / "calm", LOCAL)
     out = tmp_path / "killed"
-    assert {kill.split(":")[0] for kill in KILLS} == set(faults.POINTS), "every named point is killed at"
+    elsewhere = ("pack.", "text.")  # test_packing.py and test_captions.py kill there
+    in_a_run = {point for point in faults.POINTS if not point.startswith(elsewhere)}
+    assert {kill.split(":")[0] for kill in KILLS} == in_a_run, "every named point is killed at"
     for kill in KILLS:
         process = start(out, LOCAL, kill_at=kill)
         _, progress = process.communicate(timeout=600)

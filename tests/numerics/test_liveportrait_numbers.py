@@ -166,3 +166,23 @@ def test_the_entries_at_rest_are_those_of_real_clips(numbers: Any) -> None:
         assert (scaled[active] == 1).all()
         assert scaled[:63][~active[:63]].max() < 0.2
         assert ranges["exp_inactive_abs_max"] < layout.std_floor < np.array(ranges["exp_abs_max"])[active[:63]].min()
+
+
+def test_how_many_pictures_at_once_changes_nothing(net: MotionExtractor, numbers: Any) -> None:
+    pictures = numbers["image_rgb_u8"].numpy()
+    raw = net.raw(pictures, chunk=1)
+    for name in HEADS:
+        close(raw[name], numbers[f"raw_{name}"])
+
+
+@pytest.mark.slow
+def test_half_precision_stays_near(net: MotionExtractor, numbers: Any) -> None:
+    """As the encoder's `precision: fp16`. Measured with these weights of noise: 0.006 net units, 0.03 degrees."""
+    pictures = numbers["image_rgb_u8"].numpy()[:1]
+    full = net.motion(pictures)
+    with torch.autocast("cpu", torch.float16):
+        half = net.motion(pictures)
+    for name in ("kp", "exp", "t", "scale"):
+        close(getattr(half, name), getattr(full, name), 0.01)
+    close(half.degrees, full.degrees, 0.1)
+    assert np.abs(half.kp - full.kp).max() > 1e-5  # it is another precision

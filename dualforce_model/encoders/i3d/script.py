@@ -16,9 +16,10 @@ from jaxtyping import Float32, UInt8
 
 from dualforce_model.encoders.i3d.clips import chunks
 from dualforce_model.encoders.i3d.net import NUM_FEATURES
+from dualforce_model.pretrained import PRETRAINED
 from dualforce_model.weight_files import WeightsError
 
-SCRIPT_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
+SCRIPT_SHA256 = str(PRETRAINED["i3d_torchscript"].files[0].sha256)
 MAX_BYTES = 256 << 20  # five times the published file; it is read whole
 
 

@@ -23,7 +23,6 @@ from dualforce_model.encoders.liveportrait.layouts import (
     LAYOUTS,
     LP70,
     LP128,
-    Layout,
     lp70_fields,
     lp70_motion,
     lp128_fields,
@@ -39,6 +38,7 @@ from dualforce_model.encoders.liveportrait.motion import (
     rotation,
 )
 from dualforce_model.encoders.liveportrait.net import MotionExtractor, load_motion_extractor
+from dualforce_model.layout import Layout
 
 __all__ = [
     "DRIVING",

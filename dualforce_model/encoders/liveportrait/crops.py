@@ -96,6 +96,13 @@ def driving_pictures(
     return pictures
 
 
+def pictures_in(
+    frames: UInt8[np.ndarray, "T H W 3"], square: Square, form: CropForm = DRIVING
+) -> UInt8[np.ndarray, "T 256 256 3"]:
+    """The net's pictures of frames, all cut out by the given square."""
+    return np.stack([_cut(frame, square, form.side_px) for frame in frames])
+
+
 def _cut(frame: UInt8[np.ndarray, "H W 3"], square: Square, side_px: int) -> UInt8[np.ndarray, "256 256 3"]:
     if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8 or not frame.size:
         raise ValueError(f"a picture is {frame.dtype} {frame.shape}: expected uint8 [H, W, 3]")

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
+from dualforce_model.layout import single
+
 NUM_POINTS = 21
 NUM_BINS = 66
 BIN_DEGREES = 3.0
@@ -54,15 +56,6 @@ def assemble(raw: Mapping[str, Float[np.ndarray, "T n"]]) -> Motion:
         t=kept["t"],
         scale=kept["scale"],
     )
-
-
-def single(numbers: Float[np.ndarray, "*n"], what: str, remedy: str) -> Float32[np.ndarray, "*n"]:
-    """The numbers in 32 bits. Raises ValueError where that leaves no numbers."""
-    with np.errstate(over="ignore"):  # what is too large becomes infinity, and that is refused
-        kept: np.ndarray = numbers.astype(np.float32)
-    if not np.isfinite(kept).all():
-        raise ValueError(f"{what} holds NaN, infinity, or more than 32 bits can; {remedy}")
-    return kept
 
 
 def degrees(bins: Float[np.ndarray, "*n 66"]) -> Float64[np.ndarray, "*n"]:

@@ -19,7 +19,7 @@ from dualforce_model.encoders.published import fill
 DEPTHS = (3, 3, 9, 3)
 WIDTHS = (96, 192, 384, 768)
 EPSILON = 1e-6
-CHUNK = 8  # pictures at once: what bounds the memory (about 0.3 GB)
+CHUNK = 8  # pictures at once, unless told otherwise: what bounds the memory (about 0.3 GB)
 
 
 class MotionExtractor(nn.Module):
@@ -35,8 +35,10 @@ class MotionExtractor(nn.Module):
         return self.detector(pictures)
 
     @torch.inference_mode()
-    def raw(self, pictures: UInt8[np.ndarray, "T 256 256 3"]) -> dict[str, Float32[np.ndarray, "T n"]]:
-        """The heads' numbers for RGB pictures (`driving_pictures`), computed on the device of the weights."""
+    def raw(
+        self, pictures: UInt8[np.ndarray, "T 256 256 3"], chunk: int = CHUNK
+    ) -> dict[str, Float32[np.ndarray, "T n"]]:
+        """The heads' numbers for RGB pictures, computed on the device of the weights, `chunk` pictures at once."""
         expected = (PICTURE_PX, PICTURE_PX, 3)
         if pictures.shape[1:] != expected or pictures.dtype != np.uint8 or not len(pictures):
             raise ValueError(
@@ -45,15 +47,15 @@ class MotionExtractor(nn.Module):
             )
         weight = self.detector.norm.weight
         found: list[dict[str, Tensor]] = []
-        for first in range(0, len(pictures), CHUNK):
-            chunk = torch.from_numpy(np.ascontiguousarray(pictures[first : first + CHUNK])).to(weight.device)
-            said = self(chunk.permute(0, 3, 1, 2).to(weight.dtype) / 255)
+        for first in range(0, len(pictures), chunk):
+            some = torch.from_numpy(np.ascontiguousarray(pictures[first : first + chunk])).to(weight.device)
+            said = self(some.permute(0, 3, 1, 2).to(weight.dtype) / 255)
             found.append({name: numbers.float().cpu() for name, numbers in said.items()})
         return {name: torch.cat([said[name] for said in found]).numpy() for name in HEADS}
 
-    def motion(self, pictures: UInt8[np.ndarray, "T 256 256 3"]) -> Motion:
+    def motion(self, pictures: UInt8[np.ndarray, "T 256 256 3"], chunk: int = CHUNK) -> Motion:
         """Motion in RGB pictures; every frame's numbers are its own."""
-        return assemble(self.raw(pictures))
+        return assemble(self.raw(pictures, chunk))
 
 
 class Detector(nn.Module):

@@ -51,6 +51,22 @@ def test_wrong_entries_per_step_are_refused() -> None:
         fake(audio=torch.zeros(2, 4, 7, 40))
 
 
+def test_canonical_is_one_row_of_every_clip() -> None:
+    structure = TINY.structure.model_copy(update={"canonical_dim": 63})
+    known = TalkingHeadBatch.fake(TINY.model_copy(update={"structure": structure}), batch=2, num_steps=4)
+    assert known.canonical.shape == (2, 63)
+    assert fake().canonical is None
+    assert torch.equal(known.structure, fake().structure)  # what is optional is drawn last
+    again = TalkingHeadBatch.stack(samples_of(known))
+    assert torch.equal(again.canonical, known.canonical)
+    with pytest.raises(ValueError, match=r"canonical has the shape \(2, 1, 63\): expected \[clips, numbers\]"):
+        fake(canonical=torch.zeros(2, 1, 63))
+    with pytest.raises(ValueError, match=r"number of clips: .*canonical 3"):
+        fake(canonical=torch.zeros(3, 63))
+    with pytest.raises(ValueError, match="a sample has the fields"):
+        TalkingHeadBatch.stack([*samples_of(known), *samples_of(fake())])
+
+
 def test_a_reference_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="reference"):
         fake(reference=torch.zeros(2, 16, 6, 6))

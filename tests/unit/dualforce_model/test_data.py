@@ -64,6 +64,14 @@ def with_reference(made: dict[str, Feature], late: int) -> dict[str, Feature]:
     return {**made, "reference": {"features": told.astype(np.float16), "frames": shown}}
 
 
+def with_canonical(made: dict[str, Feature], frames: int) -> dict[str, Feature]:
+    """Key points at rest too: a frame's number, of all three."""
+    return {
+        **made,
+        "structure": {**made["structure"], "canonical": np.float32(np.arange(frames)[:, None] * np.ones(3))},
+    }
+
+
 def write_snapshot(
     folder: Path,
     frames: dict[str, int],
@@ -72,12 +80,14 @@ def write_snapshot(
     flame: bool = False,
     reference: bool = False,
     late: int = 0,
+    canonical: bool = False,
 ) -> str:
     """A snapshot written by hand: this package does not know the one that builds them."""
     store = Storage(str(folder))
     made = {clip: features(index, count) for index, (clip, count) in enumerate(sorted(frames.items()))}
     made = {clip: with_flame(each, frames[clip]) if flame else each for clip, each in made.items()}
     made = {clip: with_reference(each, late) if reference else each for clip, each in made.items()}
+    made = {clip: with_canonical(each, frames[clip]) if canonical else each for clip, each in made.items()}
     keys = {clip: f"key-{clip}" for clip in made}
     further = {"flame": flame, "reference": reference}
     modalities = ("video", "structure", "audio", *(name for name, there in further.items() if there))
@@ -110,11 +120,17 @@ def write_snapshot(
         content="c",
         dataset="set",
         policy={},
-        modalities={name: ModalityInfo(fingerprint="fp", tensors={}) for name in modalities},
+        modalities={
+            name: ModalityInfo(
+                fingerprint="fp", tensors={"canonical": (3,)} if canonical and name == "structure" else {}
+            )
+            for name in modalities
+        },
         statistics={
             "flame.parameters": TensorStatistics(mean=(0.0,) * NUM_PARAMETERS, std=(2.0,) * NUM_PARAMETERS),
             "video.latents": TensorStatistics(mean=(MEAN,) * 2, std=(STD,) * 2),
             "structure.motion": TensorStatistics(mean=(MEAN,) * 2, std=(STD, 0.0)),
+            "structure.canonical": TensorStatistics(mean=(MEAN,) * 3, std=(0.0001,) * 3, floor=0.5),
             "audio.tokens": TensorStatistics(mean=(MEAN,) * 3, std=(STD,) * 3),
         },
         num_rows=len(rows),
@@ -163,6 +179,19 @@ def test_flame_is_the_motion_of_the_same_frames(tmp_path: Path) -> None:
     batch = TalkingHeadBatch.stack([dataset[0, 0], dataset[0, 1]])
     assert batch.flame is not None
     assert "flame" not in open_dataset(tmp_path, modalities=["video", "audio"]).sample(0, 0)
+
+
+def test_canonical_is_that_of_the_window_s_own_reference(tmp_path: Path) -> None:
+    write_snapshot(tmp_path, FRAMES, WEIGHTS, SPLITS, canonical=True)
+    for in_memory in (False, True):
+        dataset = open_dataset(tmp_path, in_memory=in_memory)
+        row = next(row for row in dataset.rows if row.clip_id == "b")
+        for reference, frame in enumerate((0, 2, 60)):
+            found = dataset.window(row, start=4, reference=reference)["canonical"]
+            assert np.asarray(found).dtype == np.float32
+            np.testing.assert_array_equal(np.asarray(found) * 0.5 + MEAN, np.full(3, frame))  # its statistics' floor
+    assert TalkingHeadBatch.stack([dataset[0, 0], dataset[0, 1]]).canonical.shape == (2, 3)
+    assert "canonical" not in open_dataset(tmp_path, modalities=["video", "audio"]).sample(0, 0)
 
 
 def test_features_are_those_of_the_window_s_own_reference(tmp_path: Path) -> None:

@@ -66,11 +66,13 @@ def test_what_comes_back_computes_the_same(kind: str, tmp_path: Path) -> None:
     model = make_model(**KINDS[kind])
     model.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
-    loaded = DualForce.from_pretrained(tmp_path)
+    loaded = DualForce.from_pretrained(tmp_path).requires_grad_(False)
     assert loaded.settings == model.settings
     assert list(loaded.state_dict()) == list(model.state_dict())
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
     for before, after in zip(model(**arguments(model.settings)), loaded(**arguments(model.settings)), strict=True):
-        assert (before is None and after is None) or torch.equal(before, after)
+        # Where weights lie in memory decides, on some processors, in what order their products are added.
+        assert (before is None and after is None) or (before - after).abs().max() < 1e-6
 
 
 def test_shards_come_back_too(tmp_path: Path) -> None:

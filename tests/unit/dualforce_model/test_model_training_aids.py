@@ -206,9 +206,9 @@ def test_lora_trains_adapters_alone_and_goes_through_a_folder(tmp_path: Path) ->
     peft = pytest.importorskip("peft", reason="needs peft, an optional package")
     model = make_model()
     inputs = arguments(model.settings)
+    model.requires_grad_(False)
     with torch.no_grad():
         before = model(**inputs).video
-    model.requires_grad_(False)
     model.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained

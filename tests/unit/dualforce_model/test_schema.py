@@ -1,5 +1,6 @@
 """The contract's records: statistics, heads, manifests, tags."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dualforce_model import clock
+from dualforce_model.config import digest
 from dualforce_model.schema import (
     MODALITIES,
     FeatureRef,
+    ModalityInfo,
     SchemaError,
     Snapshot,
     SnapshotRow,
     TensorStatistics,
+    check_feature,
     check_shapes,
     decode_head,
     decode_manifest,
@@ -94,6 +98,42 @@ def test_statistics_of_another_width_are_refused() -> None:
         TensorStatistics(mean=(0.0, 0.0), std=(1.0, 1.0)).standardise(np.zeros((2, 3), np.float32))
     with pytest.raises(ValueError, match="2 means and 1 deviations"):
         TensorStatistics(mean=(0.0, 0.0), std=(1.0,))
+
+
+def test_deviations_are_floored_at_the_statistics_own_floor() -> None:
+    fine, coarse = (TensorStatistics(mean=(0.0,), std=(1e-5,), **floor) for floor in ({"floor": 5e-4}, {}))
+    x = np.full((2, 1), 1e-4, np.float32)
+    np.testing.assert_allclose(fine.standardise(x), 0.2, rtol=1e-6)
+    np.testing.assert_allclose(coarse.standardise(x), 0.1, rtol=1e-6)
+    np.testing.assert_allclose(fine.restore(fine.standardise(x)), x, rtol=1e-6)
+
+
+def test_a_head_of_before_there_were_floors_and_layouts_is_read() -> None:
+    info = ModalityInfo(fingerprint="fp", tensors={"motion": (32,)})
+    now = head().model_copy(update={"modalities": {"structure": info}})
+    body = now.model_dump(mode="json")
+    del body["statistics"]["audio.tokens"]["floor"], body["modalities"]["structure"]["layout"]
+    assert decode_head(json.dumps({"checksum": digest(body), "snapshot": body}).encode(), "old") == now
+    assert now.statistics["audio.tokens"].floor == 1e-3
+
+
+def structure(**arrays: np.ndarray) -> dict[str, np.ndarray]:
+    return {"motion": np.zeros((5, 70), np.float32), **arrays}
+
+
+def test_key_points_at_rest_are_optional_and_one_row_of_every_frame() -> None:
+    known = structure(canonical=np.zeros((5, 63), np.float32))
+    for feature in (structure(), known):
+        check_feature("structure", "c", feature)
+        check_shapes("structure", "c", 5, {name: array.shape for name, array in feature.items()})
+    with pytest.raises(SchemaError, match=r"c: structure/canonical has 1 rows, but 5 frames make 5"):
+        check_shapes("structure", "c", 5, {"motion": (5, 70), "canonical": (1, 63)})
+    with pytest.raises(SchemaError, match=r"structure/canonical is float64 \[5, 63\], expected float32"):
+        check_feature("structure", "c", structure(canonical=np.zeros((5, 63))))
+    with pytest.raises(SchemaError, match=r"expected \['motion'\] and, where the extractor makes it, canonical$"):
+        check_feature("structure", "c", structure(rest=np.zeros((5, 63), np.float32)))
+    with pytest.raises(SchemaError, match=r"has arrays \['canonical'\], expected \['canonical', 'motion'\]$"):
+        check_feature("structure", "c", {"canonical": known["canonical"]})
 
 
 def test_head_round_trip_and_every_damaged_byte() -> None:

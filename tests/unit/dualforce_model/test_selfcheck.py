@@ -48,8 +48,9 @@ def test_a_sound_model_passes_all_six_parts() -> None:
         {"audio": AudioConfig(features=6, layers=1, slot_dim=8, context_dim=16, look_ahead_steps=1)},
         {"bridge": BridgeConfig(depth=1, condition_dim=16, direction="structure_to_video")},
         {"bridge": BridgeConfig(depth=1, condition_dim=16, direction="video_to_structure")},
+        {"structure": MICRO.structure.model_copy(update={"canonical_dim": 5})},
     ],
-    ids=["video alone", "deaf", "look-ahead", "video told", "structure told"],
+    ids=["video alone", "deaf", "look-ahead", "video told", "structure told", "told who it is"],
 )
 def test_every_kind_of_model_passes(changes: dict[str, Any]) -> None:
     assert problems(**changes) == {}

@@ -85,6 +85,19 @@ def test_rows_that_are_not_there_are_an_error(store: Storage) -> None:
         load_feature(store, ref.model_copy(update={"clip_id": "z"}))
 
 
+def test_an_optional_array_is_read_where_it_is_and_a_shard_without_it_stays_what_it_was(store: Storage) -> None:
+    motion = {"motion": (np.arange(34).reshape(17, 2) / 8).astype(np.float32)}
+    refs = pack_shard(store, "structure", "fp", {"a": motion}, {"a": "key"})
+    assert refs["a"].shard.endswith("/baf2ab42ce07ba9cbe669a15ae09f53a.safetensors")  # of before there were any
+    assert load_feature(store, refs["a"]).keys() == {"motion"}
+    known = {**motion, "canonical": np.ones((17, 3), np.float32)}
+    mixed = pack_shard(store, "structure", "fp", {"a": motion, "b": known}, {"a": "key", "b": "key"})
+    assert load_feature(store, mixed["a"]).keys() == {"motion"}
+    found = load_feature(store, mixed["b"])
+    assert found.keys() == {"motion", "canonical"}
+    np.testing.assert_array_equal(found["canonical"], known["canonical"])
+
+
 def test_load_feature_gives_all_arrays(store: Storage) -> None:
     feature = load_feature(store, pack(store, "a", "b")["b"])
     for name, array in video_feature(1).items():

@@ -263,3 +263,44 @@ def test_tokens_that_share_frames_read_them_in_order() -> None:
         frames = [torch.cat([structure[0, 1, 2 * token + place], held]) for place in range(2)]
         read = sum(weight[:, :, place] @ frame for place, frame in enumerate(frames)) + tower.patch_embedding.bias
         torch.testing.assert_close(state.x[0, 1, token], read)
+
+
+def restful(canonical_dim: int) -> StructureTower:
+    torch.manual_seed(0)
+    sizes = {"heads": 2, "head_dim": 24, "layers": 2, "ffn_dim": 40, "freq_dim": 32, "entries": 6, "sink_tokens": 0}
+    tower = StructureTower.build(StructureTowerConfig(**sizes, canonical_dim=canonical_dim))
+    torch.nn.init.normal_(tower.proj_out.weight, generator=torch.Generator().manual_seed(3))
+    return tower.eval()
+
+
+def moved_by(tower: StructureTower, canonical: torch.Tensor | None) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(1)
+    structure = torch.randn(2, 3, 4, 6, generator=draw)
+    sigma = torch.rand(2, 3, generator=draw)
+    with torch.no_grad():
+        state = tower.start(structure, structure[:, 0, -1], sigma, StepMask.causal(3, 3), canonical=canonical)
+        for layer in range(len(tower.blocks)):
+            tower.advance(layer, state)
+        return tower.finish(state)
+
+
+def test_key_points_at_rest_say_nothing_at_first_and_reach_every_step_of_their_clip_later() -> None:
+    plain, told = restful(0), restful(5)
+    told.load_state_dict(plain.state_dict(), strict=False)
+    canonical = torch.randn(2, 5, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(moved_by(told, canonical), moved_by(plain, None))
+    torch.nn.init.normal_(told.canonical_embedding.weight, generator=torch.Generator().manual_seed(4))
+    other = canonical.clone()
+    other[1] += 1
+    before, after = moved_by(told, canonical), moved_by(told, other)
+    assert torch.equal(before[0], after[0])
+    assert (before[1] != after[1]).flatten(1).any(1).all()
+
+
+def test_key_points_at_rest_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"takes a canonical of shape \(2, 5\), none was given"):
+        moved_by(restful(5), None)
+    with pytest.raises(ValueError, match=r"takes a canonical of shape \(2, 5\), \(2, 63\) was given"):
+        moved_by(restful(5), torch.zeros(2, 63))
+    with pytest.raises(ValueError, match=r"takes no canonical \(canonical_dim 0\)"):
+        moved_by(restful(0), torch.zeros(2, 63))

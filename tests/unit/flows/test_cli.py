@@ -46,9 +46,10 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "verify",
         "estimate",
         "up",
+        "weights",
     }
     inner = {path[1] for path, _ in ALL if len(path) == 2}
-    assert inner == {"build", "list", "show", "diff", "tag", "verify", "gc", "check"}
+    assert inner == {"build", "list", "show", "diff", "tag", "verify", "gc", "check", "pull", "pack", "export"}
 
 
 @pytest.mark.parametrize(

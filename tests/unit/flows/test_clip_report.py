@@ -15,6 +15,7 @@ from tasks.records import Clip, FailureClass, Reason, Stage
 
 _register()
 NAMES = ("good", "quiet", "broken", "gone", "new")
+CAPTIONS = {"good": "A man in a suit.", "gone": "Nobody."}
 
 
 def score(value: float | None, method: str = "m") -> dict[str, object]:
@@ -37,7 +38,10 @@ def home(tmp_path: Path) -> Path:
     config = {"place": place, "policy": policy, "snapshot": {"tag": "mine"}}
     (tmp_path / "extract.yaml").write_text(yaml.safe_dump(config))
     with Ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
-        clips = [Clip(clip_id=name, source="folder", video_id=name, location=f"{name}.mp4") for name in NAMES]
+        clips = [
+            Clip(clip_id=name, source="folder", video_id=name, location=f"{name}.mp4", caption=CAPTIONS.get(name))
+            for name in NAMES
+        ]
         ledger.add_clips("mine", clips)
         with ledger.lease("mine", Stage.ACQUIRE, "r") as lease:
             done = [Row(clip_id=name, stage=Stage.ACQUIRE, state="done", key="k") for name in NAMES[:3]]
@@ -84,6 +88,7 @@ def test_json_has_methods_and_the_same_clips_in_the_order_of_the_list(home: Path
     assert [clip["clip_id"] for clip in found] == list(NAMES)
     assert found[0]["scores"]["yaw_deg"] == {"method": "none: needs landmarks", "value": None}
     assert found[4]["scores"] == {}
+    assert [clip["caption"] for clip in found] == ["A man in a suit.", None, None, "Nobody.", None]
 
 
 def test_another_policy_judges_without_being_stored(home: Path) -> None:

@@ -10,6 +10,8 @@ from dualforce_model.schema import Snapshot, encode_head, head_key, tag_key
 from dualforce_model.storage import Storage
 from flows.cli import _failure, _register, cli
 from flows.terminal import PROBLEMS
+from tasks.ledger import Ledger
+from tests.small_store import small_snapshot
 
 _register()
 SOUND, BAD = "0" * 16, "1" * 16
@@ -53,3 +55,33 @@ def test_so_does_its_json(store: Storage) -> None:
     assert (damaged["id"], damaged["tags"]) == (BAD, ["paper"])
     assert "not a snapshot head" in damaged["reason"]
     assert ask(store, "show", SOUND)[1] == 0
+
+
+# ------------------------------------------------------------------------------------------------ packing, exporting
+
+
+def test_pack_says_what_it_did_and_what_it_left(tmp_path: Path) -> None:
+    store = Storage(str(tmp_path / "store"))
+    snapshot = small_snapshot(store, count=4)
+    refused = CliRunner().invoke(cli, ["snapshots", "pack", "latest", "--store", store.url()])
+    assert refused.exit_code == 2
+    assert "give --no-ledger" in refused.stderr
+    said, code = ask(store, "pack", "latest", "--no-ledger")
+    assert code == 0
+    assert said.stdout.startswith(f"{snapshot.id}: 6 shards -> 3; 0 ledger rows")
+    with Ledger(f"sqlite:///{tmp_path}/ledger.db"):
+        said, code = ask(store, "pack", "latest", "--json")
+    assert (code, json.loads(said.stdout)["changed"]) == (0, False)
+    assert ask(store, "verify", "latest")[1] == 0
+
+
+def test_export_makes_a_folder_once(tmp_path: Path) -> None:
+    store = Storage(str(tmp_path / "store"))
+    snapshot = small_snapshot(store, count=4)
+    for form in ("clips", "huggingface"):
+        words = ("export", snapshot.id[:6], "--to", str(tmp_path / form), "--form", form, "--json")
+        said, code = ask(store, *words)
+        assert code == 0
+        assert json.loads(said.stdout)["clips"] == 4
+        assert (tmp_path / form / "README.md").is_file()
+        assert ask(store, *words)[1] == 2

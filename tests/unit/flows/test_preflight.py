@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dualforce_model.config import ConfigError, validate
+from dualforce_model.encoders import EncoderChoice
 from dualforce_model.model import PRESETS
 from dualforce_model.train_config import TrainSettings
 from flows.pipeline import PipelineRun
@@ -12,6 +13,7 @@ from flows.preflight import check_begun, check_chain, check_curate, check_policy
 from tasks.curation import CurateConfig
 from tasks.detectors import DetectorConfig
 from tasks.extract import ExtractConfig
+from tasks.extractors import StructureConfig
 from tasks.measures import MEASURES, MeasureConfig
 from tasks.place import Place
 from tasks.sources.folder import FolderConfig
@@ -130,3 +132,14 @@ def test_a_source_must_be_of_its_kind(tmp_path: Path) -> None:
 def test_a_later_stage_names_the_one_that_comes_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing to curate there.*run acquire first"):
         check_begun(Place(home=str(tmp_path)), "curate", "acquire")
+
+
+def test_features_that_training_alone_reads_have_no_encoder_in_a_checkpoint(shared: Path) -> None:
+    pytest.importorskip("mediapipe")
+    weights = {"weights": shared / "models/face_landmarker.task"}
+    flame = {"encoder": {"name": "mediapipe_flame", "config": weights}}
+    made = ExtractConfig.model_validate({"modalities": ["video", "structure", "audio", "flame"], "flame": flame})
+    check_chain(made, TrainSettings())
+    other = StructureConfig(encoder=EncoderChoice(name="mediapipe_structure", config=weights))
+    with pytest.raises(ConfigError, match=r"train\.encoders\.structure: face_dct .* is not the encoder of extract"):
+        check_chain(made.model_copy(update={"structure": other}), TrainSettings())

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dualforce_model.config import Frozen
 from tasks.records import FailureClass, Impossible, Reason, Temporary
+from tasks.worker import ShortOfMemory
 
 
 class Scripted:
@@ -35,8 +37,13 @@ class Scripted:
                 marker.touch()
                 step = step.removeprefix("once:")
             self.act(step)
-        alive = os.environ["OMP_NUM_THREADS"], signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-        return {"name": payload["name"], "pid": os.getpid(), "threads": alive[0], "ignores_int": alive[1]}
+        return {
+            "name": payload["name"],
+            "pid": os.getpid(),
+            "threads": os.environ["OMP_NUM_THREADS"],
+            "ignores_int": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        }
 
     def act(self, step: str) -> None:
         verb, _, argument = step.partition("=")
@@ -53,12 +60,31 @@ class Scripted:
         elif verb == "child":
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
             (self.folder / "child").write_text(str(child.pid))
+        elif verb == "hold":
+            self.held = b"x" * int(argument)
         elif verb == "span":
             started = time.monotonic()
             time.sleep(float(argument))
             (self.folder / f"span-{started}-{time.monotonic()}").touch()
         elif verb == "raise":
             raise ERRORS[argument]
+
+
+class Together(Scripted):
+    """Takes what it is handed at once. `crowded` lacks something unless it is the only job of its message."""
+
+    def batch(self, payloads: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any] | ShortOfMemory | Exception]:
+        with open(self.folder / "messages", "a", encoding="utf-8") as log:
+            log.write(f"{len(payloads)}\n")
+        for payload in payloads:
+            if payload.get("do") == "return=bug":
+                yield ERRORS["bug"]  # type: ignore[misc]  # a plain exception
+            elif payload.get("do", "").startswith("crowded"):
+                value = {"name": payload["name"], "of": len(payloads)}
+                short = payload["do"] == "crowded=always" or len(payloads) > 1
+                yield ShortOfMemory(value) if short else value
+            elif payload.get("do") != "skip":
+                yield self(payload)
 
 
 class Silent:

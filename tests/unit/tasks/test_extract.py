@@ -7,10 +7,12 @@ import pytest
 from pydantic import ValidationError
 
 from dualforce_model import media, storage
-from dualforce_model.schema import check_feature, check_shapes
-from tasks.extract import ExtractConfig, ExtractJob, ExtractWorker, load_part, wanted_features
-from tasks.extractors import CropMedia, StructureConfig
-from tasks.records import Reason, Temporary
+from dualforce_model.encoders.base import NoFaceError
+from dualforce_model.schema import Feature, check_feature, check_shapes
+from tasks.extract import BEGUN, ExtractConfig, ExtractJob, ExtractWorker, load_part, wanted_features
+from tasks.extractors import CropMedia, Structure, StructureConfig
+from tasks.records import FailureClass, Reason, Temporary
+from tasks.worker import ShortOfMemory
 
 FRAMES = 21
 
@@ -26,10 +28,16 @@ def crop(tmp_path: Path) -> Path:
     return tmp_path / "media/crops/a.mp4"
 
 
-def _job(crop: Path, config: ExtractConfig, only: tuple[str, ...] = ()) -> ExtractJob:
+def _job(crop: Path, config: ExtractConfig, only: tuple[str, ...] = (), num_frames: int = FRAMES) -> ExtractJob:
     crop_digest = storage.file_digest(crop)
     wanted = {name: key for name, (key, _) in wanted_features(config, crop_digest).items() if not only or name in only}
-    return ExtractJob(job_id="clip-1", crop_path="crops/a.mp4", crop_digest=crop_digest, wanted=wanted)
+    return ExtractJob(
+        job_id="clip-1",
+        crop_path="crops/a.mp4",
+        crop_digest=crop_digest,
+        num_frames=num_frames,
+        wanted=wanted,
+    )
 
 
 def _worker(tmp_path: Path, config: ExtractConfig | None = None) -> ExtractWorker:
@@ -94,6 +102,29 @@ def test_a_crop_is_decoded_once(tmp_path: Path, crop: Path, monkeypatch: pytest.
     assert len(decoded) == 1
 
 
+def test_sound_alone_decodes_no_picture_and_pictures_alone_no_sound(
+    tmp_path: Path, crop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changing one extractor costs what that extractor costs."""
+    worker, whole = _worker(tmp_path), _worker(tmp_path / "whole")
+    whole.media_root = worker.media_root
+    found = whole(_job(crop, ExtractConfig()))
+    with monkeypatch.context() as patched:
+        patched.setattr(media, "read_frames", None)
+        audio = worker(_job(crop, ExtractConfig(), ("audio",)))
+    with monkeypatch.context() as patched:
+        patched.setattr(media, "read_sound", None)
+        assert set(worker(_job(crop, ExtractConfig(), ("structure",)))) == {"structure"}
+    part = audio["audio"]["part"]
+    assert part == found["audio"]["part"]
+    assert (tmp_path / "parts" / part).read_bytes() == (tmp_path / "whole/parts" / part).read_bytes()
+
+
+def test_frames_that_curate_did_not_count_are_refused(tmp_path: Path, crop: Path) -> None:
+    with pytest.raises(ValueError, match="holds 21 frames, curate recorded 17"):
+        _worker(tmp_path)(_job(crop, ExtractConfig(), num_frames=17))
+
+
 def test_only_what_is_wanted_is_made(tmp_path: Path, crop: Path) -> None:
     assert set(_worker(tmp_path)(_job(crop, ExtractConfig(), ("audio",)))) == {"audio"}
     assert [path.name for path in (tmp_path / "parts").iterdir()] == ["audio"]
@@ -103,17 +134,23 @@ def test_video_alone_needs_no_sound(tmp_path: Path) -> None:
     path = tmp_path / "media/crops/a.mp4"
     media.write_video(path, np.full((5, 32, 32, 3), 99, np.uint8), None)
     config = ExtractConfig(modalities=("video",))
-    assert set(_worker(tmp_path, config)(_job(path, config))) == {"video"}
+    assert set(_worker(tmp_path, config)(_job(path, config, num_frames=5))) == {"video"}
 
 
 def test_without_sound_only_what_needs_sound_is_impossible(tmp_path: Path) -> None:
     path = tmp_path / "media/crops/a.mp4"
     media.write_video(path, np.full((5, 32, 32, 3), 99, np.uint8), None)
-    value = _worker(tmp_path)(_job(path, ExtractConfig()))
+    value = _worker(tmp_path)(_job(path, ExtractConfig(), num_frames=5))
     assert value["audio"] == {"reason": Reason.NO_SOUND, "measured": "the crop has no sound stream"}
     for modality in ("video", "structure"):
         check_feature(modality, "clip-1", load_part(tmp_path / "parts" / value[modality]["part"]))
-    assert _worker(tmp_path)(_job(path, ExtractConfig(), ("audio",))) == {"audio": value["audio"]}
+    assert _worker(tmp_path)(_job(path, ExtractConfig(), ("audio",), num_frames=5)) == {"audio": value["audio"]}
+
+
+def test_pictures_and_what_is_said_of_them_are_the_same_frames() -> None:
+    with pytest.raises(ValidationError, match="one picture, make them equal"):
+        ExtractConfig.model_validate({"modalities": ["video", "reference"], "video": {"num_references": 3}})
+    ExtractConfig.model_validate({"modalities": ["video"], "video": {"num_references": 3}})
 
 
 def test_a_crop_that_changed_is_refused(tmp_path: Path, crop: Path) -> None:
@@ -163,3 +200,89 @@ def test_paths_and_names_from_elsewhere_are_refused(crop: Path, change: dict[str
 def test_a_modality_named_twice_is_refused() -> None:
     with pytest.raises(ValidationError, match="twice"):
         ExtractConfig(modalities=("video", "video"))
+
+
+class Failing(Structure):
+    """A structure that raises what it is told to."""
+
+    error: BaseException = ZeroDivisionError("of all things")
+
+    def __call__(self, crop: CropMedia) -> Feature:
+        raise self.error
+
+
+def _failing(tmp_path: Path, error: BaseException) -> ExtractWorker:
+    worker = _worker(tmp_path)
+    worker.extractors["structure"] = failing = Failing(StructureConfig())
+    failing.error = error
+    return worker
+
+
+def test_a_bug_of_one_extractor_is_its_own(tmp_path: Path, crop: Path) -> None:
+    job = _job(crop, ExtractConfig())
+    value = _failing(tmp_path, ZeroDivisionError("of all things"))(job)
+    assert value["structure"]["failure"] == FailureClass.BUG
+    assert "ZeroDivisionError: of all things" in value["structure"]["traceback"]
+    for modality in ("video", "audio"):
+        check_feature(modality, "clip-1", load_part(tmp_path / "parts" / value[modality]["part"]))
+    assert not list((tmp_path / "parts").glob(f"*/*{BEGUN}"))
+
+
+def test_a_face_that_is_not_seen_is_a_fact_about_one_modality(tmp_path: Path, crop: Path) -> None:
+    value = _failing(tmp_path, NoFaceError("a face in 3 of 21 frames"))(_job(crop, ExtractConfig()))
+    assert value["structure"] == {"reason": Reason.NO_FACE, "measured": "a face in 3 of 21 frames"}
+    assert {"part", "key"} == set(value["video"]) == set(value["audio"])
+
+
+def test_a_feature_that_breaks_its_contract_is_a_bug_of_its_own(tmp_path: Path, crop: Path) -> None:
+    worker = _worker(tmp_path)
+    worker.extractors["structure"].__class__ = type(
+        "Nan", (Structure,), {"__call__": lambda self, crop: {"motion": np.full((21, 3), np.nan, np.float32)}}
+    )
+    value = worker(_job(crop, ExtractConfig()))
+    assert "holds NaN or infinity" in value["structure"]["traceback"]
+    assert "part" in value["audio"]
+
+
+def test_out_of_memory_asks_for_a_try_alone(tmp_path: Path, crop: Path) -> None:
+    (answer,) = _failing(tmp_path, MemoryError("no more")).batch([_job(crop, ExtractConfig())])
+    assert isinstance(answer, ShortOfMemory)
+    assert answer.value["structure"]["failure"] == FailureClass.OUT_OF_MEMORY
+    assert "part" in answer.value["video"]
+
+
+def test_what_a_worker_died_of_is_made_last_by_the_next(tmp_path: Path, crop: Path) -> None:
+    class Death(BaseException):
+        """As good as a kill: nothing handles it."""
+
+    with pytest.raises(Death):
+        _failing(tmp_path, Death())(_job(crop, ExtractConfig()))
+    assert [path.parent.name for path in (tmp_path / "parts").glob(f"*/*{BEGUN}")] == ["structure"]
+    parts = tmp_path / "parts"
+    assert [path.parent.name for path in parts.glob("*/*.safetensors")] == ["audio"], "video comes after structure"
+    with pytest.raises(Death):
+        _failing(tmp_path, Death())(_job(crop, ExtractConfig()))
+    assert sorted(path.parent.name for path in parts.glob("*/*.safetensors")) == ["audio", "video"]
+    assert "part" in _worker(tmp_path)(_job(crop, ExtractConfig()))["structure"]
+    assert not list(parts.glob(f"*/*{BEGUN}"))
+
+
+@pytest.mark.parametrize(("clips_per_batch", "decoded_mb"), [(1, 1), (3, 1), (2, 1024), (8, 1024)])
+def test_clips_together_are_what_they_are_alone(
+    tmp_path: Path, crop: Path, clips_per_batch: int, decoded_mb: int
+) -> None:
+    """Whatever is decoded ahead or encoded together; a clip that cannot be read is its own failure."""
+    config = ExtractConfig(clips_per_batch=clips_per_batch, decoded_mb=decoded_mb)
+    plain = _job(crop, config)
+    jobs = [plain.model_copy(update={"job_id": f"clip-{number}"}) for number in range(5)]
+    jobs[2] = jobs[2].model_copy(update={"crop_path": "crops/gone.mp4"})
+    answers = list(_worker(tmp_path, config).batch(jobs))
+    assert isinstance(answers[2], Temporary)
+    alone = _worker(tmp_path / "alone", config)
+    alone.media_root = tmp_path / "media"
+    expected = alone(plain)
+    for answer in [each for number, each in enumerate(answers) if number != 2]:
+        assert isinstance(answer, dict)
+        for modality, entry in answer.items():
+            made = (tmp_path / "parts" / entry["part"]).read_bytes()
+            assert made == (tmp_path / "alone/parts" / expected[modality]["part"]).read_bytes()

@@ -78,6 +78,12 @@ def test_what_a_list_says_beyond_the_span_comes_back_and_may_change(ledger: Ledg
     assert list(ledger.clips(DATASET)) == [both, box, clip("c")]
     ledger.add_clips(DATASET, [clip("a"), box.model_copy(update={"frames": frames})])
     assert [(one.frames, one.crop) for one in ledger.clips(DATASET)] == [(None, None), (frames, crop), (None, None)]
+    told = clip("c").model_copy(update={"caption": "A man \u2764 'talks'."})
+    ledger.add_clips(DATASET, [told])
+    assert list(ledger.clips(DATASET))[2] == told
+    assert ledger.clips_of(DATASET, ["c", "unknown"]) == [told]
+    ledger.add_clips(DATASET, [clip("c")])
+    assert list(ledger.clips(DATASET))[2] == clip("c")
 
 
 def test_the_migrations_make_exactly_the_tables_that_are_declared(ledger: Ledger) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dualforce_model.layout import Layout, Part
 from dualforce_model.schema import (
     Feature,
     FeatureRef,
@@ -38,8 +39,9 @@ from tasks.snapshot import (
     list_tags,
     rows_id,
     tag_snapshot,
-    tensor_statistics,
 )
+from tasks.snapshotting import SnapshotView
+from tasks.statistics import tensor_statistics
 from tasks.upkeep import collect_garbage, verify_snapshot
 
 POLICY = Policy(
@@ -49,6 +51,8 @@ POLICY = Policy(
 )
 NUM_FRAMES = 17
 NO_HOLD_OUT = SplitConfig(validation=0.0)
+# Of one clip's structure, as it was before features could have optional arrays.
+CONTENT_BEFORE = "a04485456a4768d70374d15e8b95e0afa7471c58e7be283db4640e46a6a69c11"
 
 
 def motion(seed: int) -> Feature:
@@ -164,6 +168,64 @@ def test_statistics_are_those_of_the_training_split(store: Storage) -> None:
     found = snapshot.statistics["structure.motion"]
     np.testing.assert_allclose(found.mean, stacked.mean(0), rtol=1e-12)
     np.testing.assert_allclose(found.std, stacked.std(0), rtol=1e-12)
+
+
+LAYOUT = Layout(
+    name="lp3",
+    version=2,
+    parts=(Part(name="exp", start=0, stop=3, unit="net units", source="test", at_rest=(2,)),),
+    std_floor=0.25,
+)
+
+
+def restful(store: Storage, clips: Iterable[str], at_rest: Iterable[str]) -> list[SnapshotCandidate]:
+    """Candidates with structure alone, some of them with key points at rest."""
+    made = {name: motion(int(name[1:])) for name in clips}
+    for name in at_rest:
+        made[name]["canonical"] = np.full((NUM_FRAMES, 4), int(name[1:]), np.float32)
+    refs = pack_shard(store, "structure", "fp", made, {name: "key" for name in made})
+    return [candidate(name, {"structure": refs[name]}) for name in made]
+
+
+def test_a_layout_is_recorded_and_says_the_floor_of_its_statistics(store: Storage) -> None:
+    names = ("c01", "c02", "c03")
+    offered = restful(store, names, names)
+    built = build_snapshot(store, offered, POLICY, "set", split=NO_HOLD_OUT, layouts={"structure": LAYOUT})
+    found = load_snapshot(store, built.snapshot.id)
+    assert found.modalities["structure"].layout == LAYOUT
+    assert found.modalities["structure"].tensors == {"motion": (3,), "canonical": (4,)}
+    assert {name: each.floor for name, each in found.statistics.items()} == {
+        "structure.motion": 0.25,
+        "structure.canonical": 0.25,
+    }
+    assert found.statistics["structure.canonical"].mean == pytest.approx((2.0,) * 4)
+    assert "structure: canonical [4], motion [3] by fp, layout lp3 version 2" in SnapshotView(snapshot=found).text()
+    plain = build_snapshot(store, candidates(store), POLICY, "set").snapshot
+    assert {each.floor for each in plain.statistics.values()} == {1e-3}
+    assert "layout" not in SnapshotView(snapshot=plain).text()
+
+
+def test_a_layout_of_another_width_is_refused(store: Storage) -> None:
+    wider = LAYOUT.model_copy(update={"parts": (LAYOUT.parts[0].model_copy(update={"stop": 4}),)})
+    with pytest.raises(SnapshotError, match=r"c01: rows of structure/motion are \[3\] wide, those of layout lp3 4"):
+        build_snapshot(store, restful(store, ["c01"], []), POLICY, "set", layouts={"structure": wider})
+
+
+def test_key_points_at_rest_of_some_clips_alone_are_refused(store: Storage) -> None:
+    with pytest.raises(SnapshotError, match=r"c02: its structure .* is not like that of c01"):
+        build_snapshot(store, restful(store, ["c01", "c02"], ["c02"]), POLICY, "set", split=NO_HOLD_OUT)
+
+
+def test_key_points_at_rest_are_part_of_the_content_and_what_has_none_stays_the_same(tmp_path: Path) -> None:
+    contents = []
+    for folder, at_rest in (("none", ()), ("all", ("c01",))):
+        held = Storage(str(tmp_path / folder))
+        contents.append(
+            build_snapshot(held, restful(held, ["c01"], at_rest), POLICY, "set", split=NO_HOLD_OUT).snapshot
+        )
+    assert contents[0].id == contents[1].id  # the feature keys are what tells them apart, and here are equal
+    assert contents[0].content != contents[1].content
+    assert contents[0].content == CONTENT_BEFORE
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 2**31))

@@ -1,6 +1,7 @@
 """Structure vectors: tables of entries, and the way from motion to rows and back."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from dualforce_model.encoders.liveportrait import (
     lp128_motion,
     rotation,
 )
+from dualforce_model.schema import TensorStatistics
 
 seeds = st.integers(0, 2**32 - 1)
 counts = st.integers(1, 5)
@@ -189,3 +191,22 @@ def test_entries_at_rest_are_not_blown_up() -> None:
     for wrong in (np.zeros(69), np.full(70, -1.0), np.full(70, np.nan)):
         with pytest.raises(ValueError, match="deviations of shape"):
             LP70.floored(wrong)
+
+
+def test_what_is_at_rest_in_real_clips_stays_near_zero_when_standardised(shared: Path) -> None:
+    """And what moves does not: by the statistics of LivePortrait's own clips."""
+    path = shared / "golden" / "encoders" / "liveportrait_ranges.json"
+    if not path.is_file():
+        pytest.skip("needs the ranges of LivePortrait's own clips")
+    told = json.loads(path.read_text())
+    mean, std, most = (np.array(told[f"exp_{name}"]) for name in ("mean", "std", "abs_max"))
+    for layout in (LP70, LP128):
+        assert layout.std_floor == 5e-4
+        active = layout.active[:63]
+        assert active.tolist() == told["exp_active"]
+        found = TensorStatistics(mean=tuple(mean), std=tuple(std), floor=layout.std_floor)
+        typical = np.abs(found.standardise((mean + std)[None]))[0]
+        assert typical[~active].max() < 0.2
+        assert np.median(typical[~active]) < 0.03
+        np.testing.assert_allclose(typical[active], 1, rtol=1e-6)
+        assert np.abs(found.standardise(most[None]))[0][~active].max() < 0.7

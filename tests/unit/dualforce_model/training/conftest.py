@@ -14,6 +14,7 @@ from dualforce_model.bridge import BridgeConfig
 from dualforce_model.config import Frozen
 from dualforce_model.encoders import ENCODERS, DctVideoCodec, FaceDctStructure, LogMel
 from dualforce_model.encoders.base import Modality, WeightFree
+from dualforce_model.encoders.structure import Measured
 from dualforce_model.flame import NUM_PARAMETERS
 from dualforce_model.model import ModelConfig
 from dualforce_model.optimisation import OptimizerConfig
@@ -73,6 +74,13 @@ class QuarterMeans(WeightFree):
         return np.stack([half.mean(axis=(0, 1), dtype=np.float32) / 255 for half in halves])
 
 
+class RestingDct(FaceDctStructure):
+    """The same that also tells who a face is from what it does: by the mean colour. Under the same name."""
+
+    def measure(self, frames: UInt8[np.ndarray, "T h w 3"]) -> Measured:
+        return Measured(self(frames), frames.mean(axis=(1, 2), dtype=np.float32) / 255)
+
+
 def features(number: int) -> dict[str, Feature]:
     """Pictures of noise and a hum, through the real encoders."""
     draw = np.random.default_rng(number)
@@ -115,6 +123,23 @@ def reference_config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     return found.model_copy(update={"model": MODEL.model_copy(update={"video": video})})
 
 
+@pytest.fixture(scope="session")
+def canonical_config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """The same with key points at rest, and a model that takes them, however many."""
+    folder = tmp_path_factory.mktemp("canonical_store")
+    found = on_snapshot(folder, ("video", "structure", "audio"), canonical=True)
+    structure = MODEL.structure.model_copy(update={"canonical_dim": 1}) if MODEL.structure is not None else None
+    return found.model_copy(update={"model": MODEL.model_copy(update={"structure": structure})})
+
+
+@pytest.fixture
+def resting_dct() -> Iterator[type[RestingDct]]:
+    """The encoder of their structure, instead of the one that tells no key points at rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENCODERS, FaceDctStructure.name, RestingDct)
+        yield RestingDct
+
+
 @pytest.fixture
 def quarter_means() -> Iterator[type[QuarterMeans]]:
     """The encoder of their reference features, among those that a checkpoint may name."""
@@ -123,9 +148,17 @@ def quarter_means() -> Iterator[type[QuarterMeans]]:
         yield QuarterMeans
 
 
-def on_snapshot(folder: Path, modalities: Sequence[str]) -> TrainConfig:
+def at_rest(number: int) -> Feature:
+    """Key points at rest of made-up frames."""
+    return {"canonical": np.random.default_rng(100 + number).standard_normal((NUM_FRAMES, 3)).astype(np.float32)}
+
+
+def on_snapshot(folder: Path, modalities: Sequence[str], canonical: bool = False) -> TrainConfig:
     """A snapshot with these modalities, and the settings resolved on it."""
     store, made = Storage(str(folder)), {f"c{number}": features(number) for number in range(NUM_CLIPS)}
+    if canonical:
+        for number, clip in enumerate(made.values()):
+            clip["structure"] |= at_rest(number)
     refs: dict[str, dict[str, FeatureRef]] = {name: {} for name in made}
     for modality in modalities:
         packed = pack_shard(

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from dualforce_model.checkpoint import CheckpointError
+from dualforce_model.encoders import make_encoder
 from dualforce_model.pipeline import DualForcePipeline, GenerationInputError
 from dualforce_model.train import train
 from dualforce_model.train_config import TrainConfig
 from dualforce_model.train_state import StopSignal
+from tests.unit.dualforce_model.encoders.tiny import save_wan_vae
 
 SIDE_PX = 32
 
@@ -61,6 +63,18 @@ def test_a_stream_equals_the_whole(pipe: DualForcePipeline) -> None:
     chunks = list(pipe.stream(picture(), sound(15), seed=4, chunk_steps=2))
     assert [len(chunk) for chunk in chunks] == [1, 8, 6]
     assert np.array_equal(np.concatenate(chunks), pipe(picture(), sound(15), seed=4, chunk_steps=2))
+
+
+def test_a_codec_that_remembers_streams_as_it_decodes_the_whole(checkpoint: Path, tmp_path: Path) -> None:
+    """The Wan VAE: a chunk decoded without what came before would be another. Its weights follow the model."""
+    pipe = DualForcePipeline.from_pretrained(checkpoint)
+    pipe.codec = make_encoder("wan_vae", {"weights": save_wan_vae(tmp_path)})
+    made = pipe([picture(1), picture(2)], [sound(13, 1), sound(13, 2)], seed=4, chunk_steps=2)
+    for number, whole in enumerate(made):
+        chunks = list(pipe.stream(picture(number + 1), sound(13, number + 1), seed=4 + number, chunk_steps=2))
+        assert [len(chunk) for chunk in chunks] == [1, 8, 4]
+        assert np.abs(np.concatenate(chunks).astype(int) - whole).max() <= 1
+    assert pipe.codec.device == str(pipe.model.device)
 
 
 def test_the_seed_and_the_sound_matter(pipe: DualForcePipeline) -> None:

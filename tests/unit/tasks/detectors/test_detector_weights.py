@@ -40,7 +40,8 @@ def test_missing_weights_are_named_with_origin_licence_and_the_command(name: str
         weights.origin,
         LICENCES[name],
         "Nothing is downloaded",
-        "curl -fLO https",
+        f"dualforce weights pull {name}",
+        weights.url,
     ):
         assert part in message
     assert not home.exists()  # nothing was made either
@@ -125,7 +126,7 @@ def test_damaged_weights_are_an_input_error_naming_the_file(
         detector.load()
     message = str(caught.value)
     assert message.startswith(f"{broken}: not a model that {name} can use")
-    assert "get it anew with: mkdir -p" in message
+    assert f"get it anew with: dualforce weights pull {name} --again" in message
     assert ("git-lfs, not the file itself" in message) == (damage == "pointer")
 
 

@@ -72,7 +72,7 @@ def test_missing_weights_refuse_a_run_with_origin_licence_and_the_command(name: 
         check_curate(CurateConfig(measures={name: MeasureConfig()}))
     assert isinstance(caught.value, InputError)
     expected = (str(home), kind.weights.pattern, kind.weights.origin, kind.weights.licence, kind.weights.setting)
-    for part in (*expected, "Nothing is downloaded", "curl -fLO https"):
+    for part in (*expected, "Nothing is downloaded", f"dualforce weights pull {kind.weights.model}", "https://"):
         assert part in str(caught.value)
     assert not home.exists()  # nothing was made either
 
@@ -152,7 +152,7 @@ def test_damaged_weights_are_an_input_error_naming_the_file(
     with pytest.raises(DamagedWeightsError) as caught:
         measure.load()
     assert str(caught.value).startswith(f"{broken}: not a model that {name} can use")
-    assert "get it anew with: mkdir -p" in str(caught.value)
+    assert f"get it anew with: dualforce weights pull {MEASURES[name].weights.model} --again" in str(caught.value)
 
 
 @pytest.mark.parametrize("other", OTHERS)

@@ -40,6 +40,7 @@ clips = st.builds(
     parent_id=st.none() | names,
     frames=st.none() | frames,
     crop=st.none() | crops,
+    caption=st.none() | st.text(min_size=1, max_size=20),
 )
 
 

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dualforce_model.captions import clean_caption
 from tasks.records import Span
 from tasks.sources import Listing, config_at, make_source
 
@@ -30,6 +33,13 @@ def test_the_real_excerpt(shared: Path) -> None:
     assert (len(listing.clips), listing.problems) == (120, ())
     assert len({clip.video_id for clip in listing.clips}) == 40
     assert listing.clips[0].span == Span(start_s=19.227, end_s=28.278)
+    assert listing.clips[0].caption == (
+        "The speaker is standing in front of a purple background, wearing a blue shirt and glasses."
+    )
+    assert all(clip.caption for clip in listing.clips)
+    captions = {clip.caption for clip in listing.clips}
+    assert any("chef's hat" in str(caption) for caption in captions)
+    assert not any("\\" in str(caption) or str(caption)[0] in "'\"" for caption in captions)
 
 
 @pytest.mark.parametrize("more", [0, 2])
@@ -41,6 +51,7 @@ def test_a_row_is_many_clips_with_and_without_the_newer_columns(tmp_path: Path, 
     assert len({clip.video_id for clip in listing.clips}) == 1
     assert listing.clips[0].location == "https://www.youtube.com/watch?v=-1hTK0wGrTg"
     assert listing.clips[0].clip_id[0].isalnum()
+    assert [clip.caption for clip in listing.clips] == ["The speaker's here, [there].", "It is ' a chef's hat, 'yes'."]
 
 
 def test_lines_longer_than_those_of_other_lists(tmp_path: Path) -> None:
@@ -93,3 +104,47 @@ def test_a_hostile_row_keeps_its_clips(tmp_path: Path, captions: str) -> None:
     listing = _listing(tmp_path, _row(captions=captions))  # a pattern that goes back would not end
     assert len(listing.clips) == 2
     assert "captions" in listing.problems[0].message
+    assert [clip.caption for clip in listing.clips] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("written", "caption"),
+    [
+        (r"'it\'s'", "it's"),
+        (r"'caf\xe9 \u0301 \U0001F600'", "café \u0301 \U0001f600"),
+        (r"'a\nb\tc\\d'", "a b c\\d"),
+        (r"'a\x00b\u202ec'", "abc"),
+        (r"'\ud83d'", None),
+        (r"'\U7fffffff'", "\ufffd"),
+        (r"'\x4'", "x4"),
+        ("' '", None),
+        ("''", None),
+        ("'" + "x" * 60_000 + "'", "x" * 2000),
+        ("'" + r"\x41" * 10_000 + "'", "A" * 2000),
+    ],
+)
+def test_captions_are_read_as_python_writes_them(tmp_path: Path, written: str, caption: str | None) -> None:
+    listing = _listing(tmp_path, _row(captions=f"[{written}, 'y']"))
+    assert listing.problems == ()
+    assert [clip.caption for clip in listing.clips] == [caption, "y"]
+
+
+@pytest.mark.parametrize("captions", ["['a']", "['a', 'b', 'c']", "['a', 'b'", ""])
+def test_captions_of_unknown_intervals_are_nobodys(tmp_path: Path, captions: str) -> None:
+    listing = _listing(tmp_path, _row(captions=captions))
+    assert [clip.caption for clip in listing.clips] == [None, None]
+    assert "one of each was expected" in listing.problems[0].message
+
+
+@given(st.lists(st.text(max_size=30), min_size=2, max_size=2))
+def test_what_python_writes_comes_back(tmp_path_factory: pytest.TempPathFactory, captions: list[str]) -> None:
+    row = _row(captions=repr(captions).replace('"', '""'))
+    listing = _listing(tmp_path_factory.mktemp("list"), row)
+    assert listing.problems == ()
+    assert [clip.caption for clip in listing.clips] == [clean_caption(caption) or None for caption in captions]
+
+
+def test_an_interval_that_is_left_out_takes_its_caption_along(tmp_path: Path) -> None:
+    times = "[['0:00:28.278', '0:00:19.227'], ['0:00:01.0', '0:00:02.0']]"
+    (clip,) = _listing(tmp_path, _row(times=times, captions="['first', 'second']")).clips
+    assert clip.caption == "second"

@@ -43,6 +43,9 @@ def test_the_real_entry_alone_and_in_an_array(shared: Path, tmp_path: Path) -> N
     assert (clip.frames.end, clip.frames.fps) == (121, 24.0)
     assert "Tr6MMsoWAog" in clip.video_id
     assert "videovideo" not in clip.video_id
+    assert clip.caption is not None
+    assert clip.caption.startswith("The provided image sequence shows an older man in a suit, likely being interviewed")
+    assert "observed. Because" in clip.caption  # two spaces in the list
     assert _listing(tmp_path, [json.loads(path.read_text())]).clips == listing.clips
 
 
@@ -101,3 +104,29 @@ def test_bad_entries(tmp_path: Path, changes: dict[str, Any], said: str) -> None
 def test_people(tmp_path: Path, who: object, identity: str | None) -> None:
     (clip,) = _listing(tmp_path, [_entry(info={**INFO, "Person ID": who})]).clips
     assert clip.identity == identity
+
+
+@pytest.mark.parametrize(
+    ("description", "caption", "said"),
+    [
+        ("  A man\nin a suit. ", "A man in a suit.", ""),
+        ("a\u0000\ud800b", "ab", ""),
+        ("x" * 100_000, "x" * 2000, ""),
+        ("", None, ""),
+        ("\u200b \n", None, ""),
+        (None, None, ""),
+        (5, None, "the description is not used: expected text, found '5'"),
+        (["a"], None, "the description is not used"),
+    ],
+)
+def test_the_description_is_the_caption(tmp_path: Path, description: object, caption: str | None, said: str) -> None:
+    listing = _listing(tmp_path, [_entry(description=description)])
+    (clip,) = listing.clips
+    assert clip.caption == caption
+    assert [said in told.message and not told.lost for told in listing.problems] == [True] * bool(said)
+
+
+def test_a_caption_is_no_part_of_the_id(tmp_path: Path) -> None:
+    (told,), (silent,) = _listing(tmp_path, [_entry(description="a")]).clips, _listing(tmp_path, [_entry()]).clips
+    assert told.clip_id == silent.clip_id
+    assert told.model_copy(update={"caption": None}) == silent

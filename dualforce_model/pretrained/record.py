@@ -1,10 +1,4 @@
-"""Weights that others trained and published: whose, where they lie, what to do where they do not.
-
-path = PRETRAINED["yunet"].find(config.weights)   # or MissingWeightsError, with the command that gets them
-content = PRETRAINED["yunet"].read(path)
-
-Nothing is downloaded from here: only `dualforce weights pull` does that (tasks/pulling.py).
-"""
+"""What is known of a published model, and how it is found and read."""
 
 import os
 from dataclasses import dataclass
@@ -18,6 +12,7 @@ from dualforce_model.stamp import Stamp
 
 WEIGHTS_FOLDER = "~/.cache/dualforce/weights"  # searched where the configuration names none
 MAX_BYTES = 1 << 29  # thirty times the largest SCRFD
+MARKERS = ("config.json", "model_index.json")  # one of them is in every folder that is a model, and written last
 POINTER = b"version https://git-lfs"  # what a clone without git-lfs has in a large file's place
 
 
@@ -30,16 +25,42 @@ class DamagedWeightsError(InputError):
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """A file that others trained and published."""
+class Archive:
+    """A zip that holds published files."""
 
-    name: str  # of the detector, measure or encoder that reads it
+    sha256: str = ""
+    num_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """One file of a model. Digests and sizes are those that several public projects report, or of the file itself."""
+
+    name: str  # below the model's folder
+    url: str  # of it, or of the archive that holds it
+    sha256: str = ""  # "": nobody has published it
+    num_bytes: int = 0  # 0: not known
+    archive: Archive | None = None  # the zip at `url`, which holds the file under its own name
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model that others trained and published: a file, or a folder of files."""
+
+    name: str  # of the detector, measure, encoder or metric that reads it
     setting: str  # that names the file
     pattern: str  # its name; with `*` where several sizes of the model exist; "" where the folder itself is the model
     folder: str  # where it is looked for below WEIGHTS_FOLDER
     origin: str  # project and release
     licence: str
-    url: str  # of the file, or of the archive that holds it
+    url: str  # of the file, of the archive that holds it, or of the page that leads there
+    model: str = ""  # its name in PRETRAINED, where another reads it under a name of its own
+    needed_by: str = ""
+    revision: str = ""  # commit or release that `url` is bound to; "": whatever lies there today
+    restricted: bool = False  # the licence forbids commercial use: it is accepted in so many words or nothing is pulled
+    by_hand: str = ""  # what a person does to get it, where no program can
+    files: tuple[PublishedFile, ...] = ()
+    hub: str = ""  # owner/name on the hub, which is asked for the files
 
     @property
     def default(self) -> str:
@@ -48,27 +69,31 @@ class Weights:
 
     @property
     def command(self) -> str:
-        """Shell line for a person that gets the file."""
-        archive = self.url.rpartition("/")[2]
-        unpack = f" && python -m zipfile -e {archive} ." if archive.endswith(".zip") else ""
-        return f"mkdir -p {self.default} && cd {self.default} && curl -fLO {self.url}{unpack}"
+        """Shell line for a person that gets the model, or tells how."""
+        return f"dualforce weights pull {self.model or self.name}"
 
     def find(self, chosen: Path | None) -> Path:
-        """The file itself. `chosen` is it or the folder that holds it; None is the default folder."""
+        """The file itself, or the folder. `chosen` is it or the folder that holds it; None is the default folder."""
         place = Path(os.path.expanduser(self.default if chosen is None else chosen))
-        if place.is_file() or (not self.pattern and place.is_dir()):
+        if place.is_file() or (not self.pattern and any((place / name).is_file() for name in MARKERS)):
             return place
-        offered = sorted(path for path in place.glob(self.pattern) if path.is_file()) if place.is_dir() else []
+        offered = sorted(path for path in place.glob(self.pattern) if path.is_file()) if self.pattern else []
         if len(offered) > 1:
             names = ", ".join(path.name for path in offered)
             raise InputError(f"{place}: {names}; {self.setting} for {self.name} names one of them")
         if not offered:
-            found = f"no {self.pattern} in it" if place.is_dir() else "no such file or folder"
-            raise MissingWeightsError(
-                f"{place}: {found}; {self.name} needs {self.pattern} of {self.origin} (licence: {self.licence}). "
-                f"Nothing is downloaded for you: set {self.setting} to the file, or get it with: {self.command}"
-            )
+            raise self.missing(place)
         return offered[0]
+
+    def missing(self, place: Path) -> "MissingWeightsError":
+        """The error for a place that holds no such model."""
+        found = f"no {self.pattern or MARKERS[0]} in it" if place.is_dir() else "no such file or folder"
+        way = f"do what `{self.command}` says" if self.by_hand else f"get it with: {self.command}"
+        return MissingWeightsError(
+            f"{place}: {found}; {self.name} needs {self.pattern or 'the folder'} of {self.origin} (licence: "
+            f"{self.licence}; from {self.url}). Nothing is downloaded for you: set {self.setting} to the "
+            f"{'file' if self.pattern else 'folder'}, or {way}"
+        )
 
     def read(self, path: Path) -> bytes:
         """The file's bytes: what is loaded from memory cannot draw in other files."""
@@ -87,8 +112,8 @@ class Weights:
         """The error for a file that cannot be used."""
         reason = " ".join(str(why).split())[:300]
         return DamagedWeightsError(
-            f"{path}: not a model that {self.name} can use: {reason}. Expected {self.pattern} of {self.origin}; "
-            f"get it anew with: {self.command}"
+            f"{path}: not a model that {self.name} can use: {reason}. Expected {self.pattern or 'the folder'} of "
+            f"{self.origin}; get it anew with: {self.command} --again"
         )
 
 
@@ -99,12 +124,18 @@ def fingerprint(name: str, version: int, path: Path, config: Frozen) -> str:
 
 def weights_digest(name: str, path: Path) -> str:
     """SHA-256 of a file, or over names and digests of all files of a folder. Raises MissingWeightsError."""
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    files = visible_files(path) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise MissingWeightsError(f"{path}: the weights of {name} were there a moment ago and are gone; put them back")
     if files == [path]:
         return _file_digest(path, Stamp.of(path))
     return digest([[each.relative_to(path).as_posix(), _file_digest(each, Stamp.of(each))] for each in files])
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Files below a folder, sorted. What is hidden is the bookkeeping of whoever put them there, and no weights."""
+    found = sorted(each for each in folder.rglob("*") if each.is_file())
+    return [each for each in found if not any(part.startswith(".") for part in each.relative_to(folder).parts)]
 
 
 @lru_cache(maxsize=64)

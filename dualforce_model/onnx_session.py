@@ -1,4 +1,4 @@
-"""Nets in ONNX form, opened the way detectors and measures do: from memory, on one core, tried before they count.
+"""Nets in ONNX form, opened the way all here are: from memory, on one core, tried before they count.
 
 session = open_session(WEIGHTS, path, inputs=("input",))
 (answer,) = tried(WEIGHTS, path, session, {"input": zeros})

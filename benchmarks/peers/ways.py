@@ -1,0 +1,303 @@
+"""Ways to keep the same clips and to read a random window of a random clip: ours, plain files, and the peers.
+
+Each is used as its own documentation advises for data on a local disk. `write` fills a folder, `open` gives a function
+from a pick to the window's arrays. Packages are imported where they are used: no environment has them all.
+"""
+
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers.clips import SHAPES, Arrays, Pick, make_clip, rows_of
+
+Reader = Callable[[Pick], Arrays]
+SHARD_BYTES = 64 << 20
+CLIPS_IN_A_TAR = 50
+
+
+class Way:
+    """A way to keep clips; `ours` says which environment has what it needs."""
+
+    name: str
+    ours = False
+
+    def __init__(self, size: str, num_clips: int) -> None:
+        self.size, self.num_clips = size, num_clips
+
+    def write(self, folder: Path) -> None:
+        """Keep all clips below a folder."""
+        raise NotImplementedError
+
+    def open(self, folder: Path) -> Reader:
+        """Make ready to read."""
+        raise NotImplementedError
+
+    def clips(self) -> Iterator[Arrays]:
+        """All clips, one at a time."""
+        return (make_clip(self.size, clip) for clip in range(self.num_clips))
+
+
+def cut(whole: Arrays, pick: Pick) -> Arrays:
+    """A window out of a whole clip."""
+    return {name: array[rows_of(name, pick)] for name, array in whole.items()}
+
+
+class OurStore(Way):
+    """Packed shards by modality, positioned reads, every block that is read checked."""
+
+    name, ours = "dualforce", True
+
+    def write(self, folder: Path) -> None:
+        from dualforce_model.shards import pack_shard
+        from dualforce_model.storage import Storage
+
+        store, refs = Storage(str(folder)), dict[str, dict[str, Any]]()
+        names = [f"c{clip:06d}" for clip in range(self.num_clips)]
+        modalities = sorted({name.split("/")[0] for name in SHAPES[self.size]})
+        for first in range(0, self.num_clips, CLIPS_IN_A_TAR):
+            part = {name: make_clip(self.size, int(name[1:])) for name in names[first : first + CLIPS_IN_A_TAR]}
+            for modality in modalities:
+                features = {
+                    clip: {name.split("/")[1]: array for name, array in arrays.items() if name.startswith(modality)}
+                    for clip, arrays in part.items()
+                }
+                for clip, ref in pack_shard(store, modality, "fp", features, dict.fromkeys(part, "key")).items():
+                    refs.setdefault(clip, {})[modality] = ref.model_dump()
+        store.write("refs.json", json.dumps([refs[name] for name in names]).encode())
+
+    def open(self, folder: Path) -> Reader:
+        from dualforce_model.schema import FeatureRef
+        from dualforce_model.shards import read_feature
+        from dualforce_model.storage import Storage
+
+        store = Storage(str(folder))
+        refs = [{name: FeatureRef(**ref) for name, ref in each.items()} for each in json.loads(store.read("refs.json"))]
+        places = [(name, *name.split("/")) for name in SHAPES[self.size]]
+
+        def read(pick: Pick) -> Arrays:
+            window = Arrays()
+            for name, modality, array in places:
+                rows = rows_of(name, pick)
+                window[name] = read_feature(store, refs[pick.clip][modality], array, rows.start, rows.stop)
+            return window
+
+        return read
+
+
+class FileAClip(Way):
+    """A safetensors file a clip, slices through `safe_open`, as its documentation shows for lazy loading."""
+
+    name = "safetensors per clip"
+
+    def write(self, folder: Path) -> None:
+        from safetensors.numpy import save_file
+
+        for clip, arrays in enumerate(self.clips()):
+            save_file(arrays, folder / f"{clip:06d}.safetensors")
+
+    def open(self, folder: Path) -> Reader:
+        from safetensors import safe_open
+
+        def read(pick: Pick) -> Arrays:
+            with safe_open(folder / f"{pick.clip:06d}.safetensors", framework="np") as opened:
+                return {name: opened.get_slice(name)[rows_of(name, pick)] for name in SHAPES[self.size]}
+
+        return read
+
+
+class IndexedTar(Way):
+    """All arrays of a clip side by side in a tar of 50, found by an index and read by position: no peer does this."""
+
+    name = "row-major tar, index"
+
+    def write(self, folder: Path) -> None:
+        index: list[dict[str, tuple[str, int]]] = []
+        for first in range(0, self.num_clips, CLIPS_IN_A_TAR):
+            path = folder / f"{first // CLIPS_IN_A_TAR:05d}.tar"
+            with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+                for clip in range(first, min(first + CLIPS_IN_A_TAR, self.num_clips)):
+                    places = {}
+                    for name, array in make_clip(self.size, clip).items():
+                        info = tarfile.TarInfo(f"{clip:06d}.{name.replace('/', '.')}")
+                        info.size = array.nbytes
+                        tar.addfile(info, BytesIO(array.tobytes()))
+                        places[name] = (path.name, tar.offset - -(-array.nbytes // 512) * 512)
+                    index.append(places)
+        (folder / "index.json").write_text(json.dumps(index))
+
+    def open(self, folder: Path) -> Reader:
+        index = json.loads((folder / "index.json").read_text())
+        files = {path.name: os.open(path, os.O_RDONLY) for path in sorted(folder.glob("*.tar"))}
+
+        def read(pick: Pick) -> Arrays:
+            window = Arrays()
+            for name, (shape, dtype) in SHAPES[self.size].items():
+                file, offset = index[pick.clip][name]
+                first, last, _ = rows_of(name, pick).indices(shape[0])
+                row = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
+                data = os.pread(files[file], (last - first) * row, offset + first * row)
+                window[name] = np.frombuffer(data, dtype).reshape(last - first, *shape[1:])
+            return window
+
+        return read
+
+
+class WebDatasetTar(Way):
+    """Tars by `webdataset.ShardWriter`. It reads in order only: to get at a random clip is to read up to it.
+
+    So what is timed is what its documentation advises for training: shuffled shards, read through, a window of each.
+    """
+
+    name = "webdataset, in order"
+
+    def write(self, folder: Path) -> None:
+        import webdataset
+
+        pattern = str(folder / "%05d.tar")
+        with webdataset.ShardWriter(pattern, maxcount=CLIPS_IN_A_TAR, maxsize=1 << 40, verbose=0) as sink:
+            for clip, arrays in enumerate(self.clips()):
+                sink.write(
+                    {"__key__": f"{clip:06d}"} | {f"{n.replace('/', '-')}.npy": array for n, array in arrays.items()}
+                )
+
+    def open(self, folder: Path) -> Reader:
+        import webdataset
+
+        shards = [str(path) for path in sorted(folder.glob("*.tar"))]
+        samples: Iterator[dict[str, Any]] = iter(())
+
+        def read(pick: Pick) -> Arrays:
+            nonlocal samples
+            sample = next(samples, None)
+            if sample is None:
+                samples = iter(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).decode())
+                sample = next(samples)
+            whole = {name: sample[f"{name.replace('/', '-')}.npy"] for name in SHAPES[self.size]}
+            return cut(whole, pick._replace(clip=int(sample["__key__"])))
+
+        return read
+
+
+class LitDataChunks(Way):
+    """Chunks by `litdata.optimize`, read by `StreamingDataset[i]`."""
+
+    name = "litdata"
+
+    def write(self, folder: Path) -> None:
+        import functools
+
+        import litdata
+
+        litdata.optimize(
+            fn=functools.partial(make_clip, self.size),
+            inputs=list(range(self.num_clips)),
+            output_dir=str(folder),
+            chunk_bytes=SHARD_BYTES,
+            num_workers=1,
+            start_method="fork",
+            verbose=False,
+        )
+
+    def open(self, folder: Path) -> Reader:
+        import litdata
+
+        dataset = litdata.StreamingDataset(str(folder), shuffle=False)
+        return lambda pick: cut(dataset[pick.clip], pick)
+
+
+class MosaicShards(Way):
+    """MDS by `streaming.MDSWriter`, read by `StreamingDataset[i]`."""
+
+    name = "mds"
+
+    def write(self, folder: Path) -> None:
+        from streaming import MDSWriter
+
+        columns = {
+            name: f"ndarray:{dtype}:{','.join(map(str, shape))}" for name, (shape, dtype) in SHAPES[self.size].items()
+        }
+        with MDSWriter(out=str(folder), columns=columns, size_limit=SHARD_BYTES) as sink:
+            for arrays in self.clips():
+                sink.write(arrays)
+
+    def open(self, folder: Path) -> Reader:
+        from streaming import StreamingDataset
+        from streaming.base.util import clean_stale_shared_memory
+
+        clean_stale_shared_memory()
+        dataset = StreamingDataset(local=str(folder), shuffle=False, batch_size=1)
+        return lambda pick: cut(dataset[pick.clip], pick)
+
+
+class LanceRows(Way):
+    """A Lance data set, a row a clip, arrays as large binary, read by `take`."""
+
+    name = "lance, take"
+    metadata: dict[str, str] | None = None
+
+    def write(self, folder: Path) -> None:
+        import lance
+        import pyarrow as pa
+
+        kind = pa.large_binary()
+        schema = pa.schema([pa.field(name, kind, metadata=self.metadata) for name in SHAPES[self.size]])
+
+        def batches() -> Iterator[Any]:
+            for arrays in self.clips():
+                columns = [pa.array([array.tobytes()], kind) for array in arrays.values()]
+                yield pa.record_batch(columns, schema=schema)
+
+        lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches()), str(folder / "clips.lance"))
+
+    def open(self, folder: Path) -> Reader:
+        import lance
+
+        dataset, names = lance.dataset(str(folder / "clips.lance")), list(SHAPES[self.size])
+
+        def read(pick: Pick) -> Arrays:
+            row = dataset.take([pick.clip], columns=names)
+            whole = {}
+            for name, (shape, dtype) in SHAPES[self.size].items():
+                whole[name] = np.frombuffer(row[name][0].as_buffer(), dtype).reshape(shape)
+            return cut(whole, pick)
+
+        return read
+
+
+class LanceBlobs(LanceRows):
+    """The same with blob encoding, which its documentation advises for large values: files to seek in."""
+
+    name = "lance, blobs"
+    metadata = {"lance-encoding:blob": "true"}
+
+    def open(self, folder: Path) -> Reader:
+        import lance
+
+        dataset = lance.dataset(str(folder / "clips.lance"))
+
+        def read(pick: Pick) -> Arrays:
+            window = Arrays()
+            for name, (shape, dtype) in SHAPES[self.size].items():
+                first, last, _ = rows_of(name, pick).indices(shape[0])
+                row = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
+                (blob,) = dataset.take_blobs(blob_column=name, indices=[pick.clip])
+                with blob as file:
+                    file.seek(first * row)
+                    window[name] = np.frombuffer(file.read((last - first) * row), dtype).reshape(
+                        last - first, *shape[1:]
+                    )
+            return window
+
+        return read
+
+
+WAYS: dict[str, type[Way]] = {
+    kind.name: kind
+    for kind in (OurStore, IndexedTar, FileAClip, WebDatasetTar, LitDataChunks, MosaicShards, LanceRows, LanceBlobs)
+}

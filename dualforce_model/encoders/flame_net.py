@@ -1,0 +1,133 @@
+"""What encoders have in common that find the face by its mesh, cut it out of every frame and ask a net for FLAME's
+parameters.
+
+Legend: T frames, b of them at once.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from pydantic import Field
+from torch import Tensor, nn
+
+from dualforce_model import flame
+from dualforce_model.config import Frozen, digest
+from dualforce_model.encoders.base import Modality
+from dualforce_model.encoders.face_mesh import FaceMesh, FaceMeshConfig
+from dualforce_model.encoders.flame_rows import FlameTrack
+from dualforce_model.layout import Layout
+from dualforce_model.pretrained import Weights, weights_digest
+from dualforce_model.weight_files import WeightsError
+
+
+class FlameNetConfig(Frozen):
+    """Settings of every encoder of FLAME parameters that has a net."""
+
+    weights: Path | None = Field(None, description="the net's file or its folder; empty: see `dualforce weights list`")
+    mesh: FaceMeshConfig = FaceMeshConfig()
+    batch_frames: int = Field(16, ge=1, le=1024, description="frames that the net sees at once: what bounds its memory")
+
+
+class Said(NamedTuple):
+    """The net's answer, by the parts of the layout."""
+
+    fields: dict[str, Float[Tensor, "b n"]]
+    eyelids: Float[Tensor, "b 2"] | None
+
+
+class FlameNet(ABC):
+    """Frames to FLAME parameters [T,159]. Causal but for frames before the first face, which are given that one's."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    weights: ClassVar[Weights]
+    layout: ClassVar[Layout]
+    modality: ClassVar[Modality] = "flame"
+    config_type: ClassVar[type[Frozen]] = FlameNetConfig
+
+    def __init__(self, config: FlameNetConfig | None = None) -> None:
+        self._config = config or FlameNetConfig()
+        self.path = self.weights.find(self._config.weights)
+        self._mesh = FaceMesh(self._config.mesh)
+        self._net: nn.Module | None = None
+        self._device = "cpu"
+
+    @property
+    def config(self) -> FlameNetConfig:
+        """What this encoder was built with."""
+        return self._config
+
+    @property
+    def num_features(self) -> int:
+        """Entries per frame: 159."""
+        return flame.NUM_PARAMETERS
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 over those of the net's file and of the landmarker's."""
+        both = f"{weights_digest(self.name, self.path)} {self._mesh.weights_digest}"
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    def fingerprint(self) -> str:
+        """32 hex digits over name, version, weights and config, without what decides no number."""
+        settings = self._config.model_dump(mode="json", exclude={"weights": True, "batch_frames": True, "mesh": True})
+        mesh = self._config.mesh.model_dump(mode="json", exclude={"weights"})
+        return digest(self.name, self.version, self._mesh.version, settings, mesh, self.weights_digest)
+
+    def load(self, device: str = "cpu") -> None:
+        """Read the weights to a device of torch's; the mesh stays on the processor. Raises DamagedWeightsError."""
+        if self._net is None:
+            try:
+                self._net = self._open(self.path)
+            except WeightsError as error:
+                raise self.weights.damaged(self.path, error) from error
+            self._mesh.load()
+        self._net.to(device)
+        self._device = device
+
+    def track(self, frames: UInt8[np.ndarray, "T H W 3"]) -> FlameTrack:
+        """Parameters of every RGB frame; one picture is a clip of one frame. Raises NoFaceError."""
+        mesh = self._mesh.track(frames)
+        size = self._config.batch_frames
+        said = [
+            self._ask(frames[first : first + size], mesh.points[first : first + size])
+            for first in range(0, len(frames), size)
+        ]
+        fields = {name: _joined([each.fields[name] for each in said]) for name in said[0].fields}
+        lids = [each.eyelids for each in said if each.eyelids is not None]
+        return FlameTrack(self.layout.join(fields), _joined(lids) if lids else None, mesh.seen)
+
+    def __call__(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T 159"]:
+        """`track`'s parameters alone."""
+        return self.track(frames).parameters
+
+    @torch.inference_mode()
+    def _ask(self, frames: UInt8[np.ndarray, "b H W 3"], points: Float32[np.ndarray, "b 478 3"]) -> Said:
+        assert self._net is not None, "load() comes first"
+        pictures = np.stack([self._picture(frame, mesh) for frame, mesh in zip(frames, points, strict=True)])
+        shown = torch.from_numpy(pictures).to(self._device).permute(0, 3, 1, 2)  # channels last: a quarter faster
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            return self._read(self._net(shown))
+
+    @abstractmethod
+    def _open(self, path: Path) -> nn.Module:
+        """The net of a file. Raises WeightsError."""
+
+    @abstractmethod
+    def _picture(
+        self, frame: UInt8[np.ndarray, "H W 3"], points: Float32[np.ndarray, "478 3"]
+    ) -> Float32[np.ndarray, "224 224 3"]:
+        """What the net sees of a frame, RGB, 0 to 1."""
+
+    @abstractmethod
+    def _read(self, said: Any) -> Said:
+        """The net's answer by the layout's parts."""
+
+
+def _joined(parts: list[Tensor]) -> Float32[np.ndarray, "T n"]:
+    return np.asarray(torch.cat(parts).float().cpu().numpy())

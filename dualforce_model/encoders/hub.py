@@ -1,0 +1,291 @@
+"""Nets of transformers and diffusers out of a folder as the hub has them: settings in JSON, weights beside it.
+
+class Hubert(PublishedEncoder):
+    form = Form("transformers", "HubertModel", ("hubert",))
+
+The folder lies on this machine, or in the hub's cache under a pinned commit. What is read from it is checked before a
+net is built, no code that comes with it is run, and its weights have to be all that the net needs and nothing else.
+"""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dualforce_model.config import ConfigError, Frozen, digest
+from dualforce_model.pretrained import MissingWeightsError, Weights, weights_digest
+from dualforce_model.weight_files import INDEX_SUFFIX, WeightsError, listed, read_index, read_json, refuse
+
+CONFIG_NAME, PREPROCESSOR_NAME = "config.json", "preprocessor_config.json"
+STEMS = {  # names of weights, safe ones first
+    "transformers": ("model.safetensors", "pytorch_model.bin"),
+    "diffusers": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+}
+OFFLINE = ("HF_HUB_OFFLINE", "DUALFORCE_OFFLINE")
+MAX_JSON_BYTES = 1 << 20
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+EXTRAS = {"transformers": "; pip install 'dualforce[encoders]'", "diffusers": ""}
+ToldT = TypeVar("ToldT", bound="Told")
+
+
+class PublishedConfig(Frozen):
+    """Settings of every encoder that reads such a folder."""
+
+    weights: Path | None = Field(
+        None, description="folder of the model (config.json and weights); empty: see `dualforce weights list`"
+    )
+    hub: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$",
+        description="repository of the Hugging Face hub, owner/name, in place of a folder",
+    )
+    revision: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{40}$",
+        description="commit of that repository, 40 hex digits: branches and tags may name another one tomorrow",
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="what the net computes in")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.hub is not None and self.weights is not None:
+            raise ValueError(f"weights {self.weights} and hub {self.hub} are two places: name one")
+        if self.hub is not None and self.revision is None:
+            raise ValueError(f"hub {self.hub} without a revision: name the commit (40 hex digits)")
+        if self.hub is None and self.revision is not None:
+            raise ValueError("a revision without a hub: it is a commit of what hub names")
+        return self
+
+
+class Told(BaseModel):
+    """What a JSON file of the folder says, as far as it is used; fields that are left out have the class's default."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=False)
+
+
+@dataclass(frozen=True)
+class Form:
+    """Which net it is, and how its folder looks."""
+
+    package: Literal["transformers", "diffusers"]
+    net: str  # class of that package
+    kinds: tuple[str, ...]  # what config.json calls it (`model_type` or `_class_name`)
+    subfolder: str = ""  # where it lies in a repository of several models
+    others: tuple[str, ...] = ()  # beginnings of names of tensors that belong to other parts of what was published
+    also: tuple[str, ...] = ()  # what else is fetched from a repository, as paths in it
+
+    @property
+    def kind_key(self) -> str:
+        """Where config.json says its kind."""
+        return "model_type" if self.package == "transformers" else "_class_name"
+
+
+class PublishedEncoder:
+    """What these encoders have in common: found when built, read by `load`."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    weights: ClassVar[Weights | None]
+    form: ClassVar[Form]
+    unsaid: ClassVar[frozenset[str]] = frozenset({"weights", "hub", "revision"})  # settings that decide no number
+
+    def __init__(self, config: PublishedConfig) -> None:
+        package = self.form.package
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"encoder {self.name}: the package {package} is not installed{EXTRAS[package]}")
+        self._settings = config
+        self.folder = self._find()
+        self.said = self._read(CONFIG_NAME)
+        if self.said.get(self.form.kind_key) not in self.form.kinds:
+            found, key = self.said.get(self.form.kind_key), self.form.kind_key
+            self._refuse(f"{CONFIG_NAME} has {key} {found!r}, expected {' or '.join(self.form.kinds)}")
+        if self.said.get("quantization_config") is not None or (self.folder / "adapter_config.json").exists():
+            self._refuse("quantised, or an adapter of another model; take the plain weights")
+        self._net: Any = None
+        self._device = ""
+
+    @property
+    def weights_digest(self) -> str:
+        """Over names and digests of the files that are read, wherever they lie."""
+        assert self.weights is not None
+        name = self.weights.name
+        return digest([[file.name, weights_digest(name, file)] for file in sorted(self._files())])
+
+    def fingerprint(self) -> str:
+        """32 hex digits over name, version, settings and content of the files; where these lie does not matter."""
+        settings = self._settings.model_dump(mode="json", exclude=set(self.unsaid))
+        return digest(self.name, self.version, settings, self.weights_digest)
+
+    def load(self, device: str = "cpu") -> None:
+        """Read the weights to a device. Raises DamagedWeightsError."""
+        if self._net is None:
+            self._net = self._open()
+        self._net.to(device)
+        self._device = device
+
+    @property
+    def net(self) -> Any:
+        """The net, ready to answer."""
+        assert self._net is not None, f"{self.name}: load() comes first"
+        return self._net
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the net computes in."""
+        return DTYPES[self._settings.precision]
+
+    @property
+    def device(self) -> str:
+        """Where the net is."""
+        assert self._device, f"{self.name}: load() comes first"
+        return self._device
+
+    def told(self, kind: type[ToldT], data: Mapping[str, Any], file: str = CONFIG_NAME) -> ToldT:
+        """The fields of a JSON file that matter here. Raises DamagedWeightsError."""
+        try:
+            return kind.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            self._refuse(f"{file}: {where}: {first['msg']}, found {str(first['input'])[:80]!r}")
+
+    def preprocessor(self) -> dict[str, Any]:
+        """What the folder says of the input's preparation; nothing where it does not say."""
+        return self._read(PREPROCESSOR_NAME) if (self.folder / PREPROCESSOR_NAME).is_file() else {}
+
+    # ------------------------------------------------------------------------------------------------------- folder
+
+    def _find(self) -> Path:
+        assert self.weights is not None
+        if self._settings.hub is not None:
+            root = _fetched(self.name, self.form, self._settings.hub, str(self._settings.revision))
+        else:
+            root = self.weights.find(self._settings.weights)
+        if root.is_file():
+            raise MissingWeightsError(f"{root}: a file; {self.name} needs the folder that holds it and {CONFIG_NAME}")
+        inside = root / self.form.subfolder
+        return inside if not (root / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else root
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        if not path.is_file():
+            assert self.weights is not None
+            raise self.weights.missing(self.folder)
+        if path.stat().st_size > MAX_JSON_BYTES:
+            self._refuse(f"{name} has {path.stat().st_size} bytes, more than any such file")
+        try:
+            found = read_json(path, refuse)
+        except WeightsError as error:
+            self._refuse(error)
+        assert found is not None, "refuse() raises"
+        return found
+
+    def _weight_files(self) -> list[Path]:
+        """Files with the weights: one, or an index and the shards that it names."""
+        for name in STEMS[self.form.package]:
+            single, index = self.folder / name, self.folder / f"{name}{INDEX_SUFFIX}"
+            if single.is_file():
+                return [single]
+            if not index.is_file():
+                continue
+            try:
+                shards = [self.folder / shard for shard in read_index(index, refuse)]
+            except WeightsError as error:
+                self._refuse(error)
+            missing = [shard.name for shard in shards if not shard.is_file()]
+            if missing:
+                self._refuse(f"no {listed(missing)}, which {index.name} names")
+            return [index, *shards]
+        assert self.weights is not None
+        names = " or ".join(STEMS[self.form.package])
+        raise MissingWeightsError(
+            f"{self.folder}: no {names} in it, and no index of its shards; get it with: {self.weights.command}"
+        )
+
+    def _files(self) -> list[Path]:
+        spoken = [self.folder / name for name in (CONFIG_NAME, PREPROCESSOR_NAME)]
+        return [file for file in spoken if file.is_file()] + self._weight_files()
+
+    # ---------------------------------------------------------------------------------------------------------- net
+
+    def _open(self) -> Any:
+        safe = self._weight_files()[0].name.startswith(STEMS[self.form.package][0])
+        options: dict[str, Any] = {"local_files_only": True, "use_safetensors": safe, "output_loading_info": True}
+        if self.form.package == "transformers":
+            # The folder may not choose code for attention, and the hub's own converter is not asked.
+            options |= {"dtype": self.dtype, "attn_implementation": "sdpa", "weights_only": True}
+        else:
+            options |= {"torch_dtype": self.dtype}
+        kind = getattr(importlib.import_module(self.form.package), self.form.net)
+        try:
+            with _no_bars(self.form.package):
+                net, info = kind.from_pretrained(str(self.folder), **options)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a hostile or torn folder makes the package fail in ways of its own
+            self._refuse(error)
+        self._complete(info)
+        for name, tensor in net.named_parameters():
+            if tensor.is_meta or not bool(torch.isfinite(tensor).all()):
+                self._refuse(f"{name} holds NaN or infinity, or nothing")
+        return net.requires_grad_(False).eval()
+
+    def _complete(self, info: Mapping[str, Any]) -> None:
+        """The file has all that the net needs, and nothing that this net does not know."""
+        missing = sorted(info["missing_keys"])
+        unknown = sorted(name for name in info["unexpected_keys"] if not name.startswith(self.form.others))
+        other = sorted(str(each) for each in (*info.get("mismatched_keys", ()), *info.get("error_msgs", ())))
+        if missing:
+            self._refuse(f"no {listed(missing)}")
+        if unknown:
+            self._refuse(f"{listed(unknown)} has no place in {self.form.net}")
+        if other:
+            self._refuse(f"of another shape: {listed(other)}")
+
+    def _refuse(self, why: object) -> NoReturn:
+        assert self.weights is not None
+        raise self.weights.damaged(self.folder, why) from (why if isinstance(why, Exception) else None)
+
+
+@contextmanager
+def _no_bars(package: str) -> Iterator[None]:
+    """Without the package's progress bars, which a log of many workers has no use for."""
+    bars = importlib.import_module(f"{package}.utils.logging")
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+def _fetched(name: str, form: Form, hub: str, revision: str) -> Path:
+    """Folder of the hub's cache with that commit; what is not there yet is downloaded unless that is forbidden."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    offline = any(os.environ.get(each, "").strip().lower() not in ("", "0", "false", "no") for each in OFFLINE)
+    within = f"{form.subfolder}/" if form.subfolder else ""
+    for stem in STEMS[form.package]:
+        base, _, suffix = stem.rpartition(".")
+        names = (CONFIG_NAME, PREPROCESSOR_NAME, f"{base}*.{suffix}", f"{stem}{INDEX_SUFFIX}")
+        patterns = [f"{place}{each}" for place in dict.fromkeys(("", within)) for each in names] + [*form.also]
+        try:
+            root = Path(snapshot_download(hub, revision=revision, allow_patterns=patterns, local_files_only=offline))
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            why = "the network may not be used (" + " or ".join(OFFLINE) + ")" if offline else str(error)
+            raise MissingWeightsError(
+                f"{hub} at {revision}: not in the hub's cache, and {' '.join(why.split())[:300]}; {name} needs it: "
+                "fetch it where there is a network, or name a folder in config.weights"
+            ) from error
+        if any((root / place).glob(f"{base}*.{suffix}") for place in ("", within)):
+            return root
+    return root

@@ -1,0 +1,77 @@
+"""Manifests that are replaced while others read: what a snapshot is stays, where its features lie may change.
+
+    snapshots/<id>/manifest-<digest>.parquet    a manifest under its own digest
+
+The head is the one place that decides: it names a digest. Whoever replaces a manifest first puts the old one and the
+new one under their digests, then the head, then manifest.parquet. So a reader finds the rows that its head names,
+whatever it meets on the way, and a writer that was killed leaves either version whole.
+"""
+
+import hashlib
+
+from dualforce_model import faults, schema
+from dualforce_model.schema import SchemaError, Snapshot, SnapshotRow, decode_manifest, encode_head, encode_manifest
+from dualforce_model.storage import MissingKeyError, Storage
+
+VERSION_DIGITS = 32
+
+
+def version_key(snapshot_id: str, manifest_digest: str) -> str:
+    """Store key of a manifest under its digest."""
+    return f"snapshots/{snapshot_id}/manifest-{manifest_digest[:VERSION_DIGITS]}.parquet"
+
+
+def is_version(key: str) -> bool:
+    """Whether a store key is that of a manifest under its digest."""
+    return key.startswith("snapshots/") and key.rpartition("/")[2].startswith("manifest-")
+
+
+def read_manifest(store: Storage, snapshot: Snapshot) -> tuple[SnapshotRow, ...]:
+    """Rows of a snapshot, sorted by clip id, also while another process replaces its manifest.
+
+    Raises SchemaError or MissingKeyError when no file holds the bytes that the head names.
+    """
+    try:
+        return schema.read_manifest(store, snapshot)
+    except (SchemaError, MissingKeyError):
+        key = version_key(snapshot.id, snapshot.manifest_digest)
+        if not store.exists(key):
+            raise
+        return read_version(store, key)
+
+
+def read_version(store: Storage, key: str) -> tuple[SnapshotRow, ...]:
+    """Rows of a manifest under its digest; raises SchemaError when the bytes are others."""
+    data = store.read(key)
+    if version_key(key.split("/")[1], hashlib.sha256(data).hexdigest()) != key:
+        raise SchemaError(f"{store.url(key)}: its bytes are not those its name tells; restore it or build again")
+    return decode_manifest(data)
+
+
+def restore_manifest(store: Storage, snapshot: Snapshot) -> tuple[SnapshotRow, ...]:
+    """Rows of a snapshot; manifest.parquet is put back where it is not what the head names but its version is there."""
+    try:
+        return schema.read_manifest(store, snapshot)
+    except (SchemaError, MissingKeyError):
+        rows = read_manifest(store, snapshot)
+        store.write(schema.manifest_key(snapshot.id), store.read(version_key(snapshot.id, snapshot.manifest_digest)))
+        return rows
+
+
+def replace_manifest(store: Storage, snapshot: Snapshot, rows: tuple[SnapshotRow, ...]) -> Snapshot:
+    """Give a snapshot other places of the same features; its head as it is now. Killed anywhere it stays readable.
+
+    Of several that do this at once, the last to write the head decides.
+    """
+    before, after = store.read(schema.manifest_key(snapshot.id)), encode_manifest(rows)
+    replaced = snapshot.model_copy(update={"manifest_digest": hashlib.sha256(after).hexdigest()})
+    for data in (before, after):
+        store.write(version_key(snapshot.id, hashlib.sha256(data).hexdigest()), data)
+    faults.point("pack.before_head")
+    store.write(schema.head_key(snapshot.id), encode_head(replaced))
+    faults.point("pack.after_head")
+    store.write(schema.manifest_key(snapshot.id), after)
+    faults.point("pack.after_manifest")
+    decided = schema.load_snapshot(store, snapshot.id)
+    restore_manifest(store, decided)  # another may have come between head and manifest
+    return decided

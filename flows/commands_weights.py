@@ -1,0 +1,88 @@
+"""`dualforce weights`: models that others published, on this machine."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from flows.terminal import PROBLEMS, Finish, json_option, say
+
+folder_option = click.option(
+    "--in",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="the folder below which they lie; default: ~/.cache/dualforce/weights",
+)
+
+
+@click.group()
+def weights() -> None:
+    """Published models that detectors, measures, encoders and metrics need: list, pull, check."""
+
+
+@weights.command("list")
+@folder_option
+@json_option
+def list_(folder: Path | None, as_json: bool) -> None:
+    """All models: who needs them, size, licence, whether they are here, where. Nothing is read or fetched."""
+    from tasks.weight_states import listed, root_of
+
+    found = listed(root_of(folder))
+    say(found.model_dump(mode="json"), as_json, found.text())
+
+
+@weights.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False),
+              help="the folder below which they go; default: ~/.cache/dualforce/weights")  # fmt: skip
+@click.option("--mirror", help="scheme and host that stand in for the publishers'; default: DUALFORCE_MIRROR, and for "
+              "the Hugging Face hub HF_ENDPOINT")  # fmt: skip
+@click.option("--accept-licence", is_flag=True, help="you have read the licences of these models and accept them")
+@click.option("--again", is_flag=True, help="fetch and replace what is there already, too")
+@json_option
+def pull(
+    names: tuple[str, ...], folder: Path | None, mirror: str | None, accept_licence: bool, again: bool, as_json: bool
+) -> None:
+    """Fetch models from their publishers. A pull that was cut short goes on where it stopped.
+
+    Every file is checked against its published digest, or against the hub's; where nobody tells one, the first file
+    to come is trusted and pinned. DUALFORCE_OFFLINE=1 (or HF_HUB_OFFLINE=1) keeps off the network. A token for the
+    Hugging Face hub is read from HF_TOKEN and sent nowhere else.
+    """
+    from tasks.downloads import DownloadConfig, Downloader, offline_by
+    from tasks.pulling import Pull, check_pull
+    from tasks.weight_states import chosen, root_of
+
+    models, root = chosen(names), root_of(folder)
+    config = DownloadConfig.from_environment(mirror)
+    check_pull(models, root, offline_by(), lambda each: accept_licence or _accepts(each.model, each.licence))
+    with Downloader(config, os.environ.get("HF_TOKEN", ""), show=sys.stderr.isatty()) as downloader:
+        found = Pull(root, downloader, again)(models)
+    say(found.model_dump(mode="json"), as_json, found.text())
+
+
+@weights.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@folder_option
+@json_option
+def check(names: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
+    """Read every byte of the models that are here and compare with their digests. Exit code 6 if one is damaged.
+
+    Without names, all of them. Nets that can be opened cheaply are opened: their tensors must have the right names
+    and shapes.
+    """
+    from tasks.weight_states import checked, chosen, root_of
+
+    found = checked(chosen(names), root_of(folder))
+    say(found.model_dump(mode="json"), as_json, found.text())
+    if found.damaged:
+        raise Finish(PROBLEMS, f"damaged: {', '.join(each.name for each in found.damaged)}")
+
+
+def _accepts(model: str, licence: str) -> bool:
+    """Ask the person at the terminal, if there is one."""
+    return sys.stdin.isatty() and click.confirm(f"{model}: {licence}. Do you accept this licence?", err=True)
+
+
+COMMANDS = (weights,)

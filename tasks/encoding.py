@@ -1,0 +1,110 @@
+"""Extractors on several crops at once, as many as memory allows; what one crop cannot bear is that crop's own."""
+
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from dualforce_model.encoders.base import NoFaceError
+from dualforce_model.schema import Feature
+from tasks.extractors import CropMedia, Extractor
+from tasks.records import FailureClass, Impossible, Reason
+from tasks.worker import failure_class, is_systemic, last_traceback
+
+GROW_AFTER = 16  # batches of the reduced size that go well before a larger one is tried again
+
+Lack = dict[str, Any]  # why a feature was not made: {"reason", "measured"} or {"failure", "traceback"}, plain for JSON
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """An extractor that gains from several crops at once; they may differ in length."""
+
+    def many(self, crops: Sequence[CropMedia]) -> list[Feature]:
+        """The feature of each crop, in their order; equal to one by one within the encoder's tolerance."""
+        ...
+
+
+class BatchSize:
+    """How many crops go through an extractor at once: halved where memory ran out, and tried upward again later."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.now = most
+        self._went_well = 0
+
+    def failed(self, number: int) -> None:
+        """So many did not fit."""
+        self.now, self._went_well = max(number // 2, 1), 0
+
+    def went_well(self, number: int) -> None:
+        """So many did."""
+        if number < self.now or self.now == self.most:
+            return
+        self._went_well += 1
+        if self._went_well >= GROW_AFTER:
+            self.now, self._went_well = min(2 * self.now, self.most), 0
+
+
+def encode(extractor: Extractor, crops: Sequence[CropMedia], size: BatchSize) -> Iterator[Feature | Lack]:
+    """The feature of each crop, in their order, or why it has none. Raises what the next clip would meet as well."""
+    done = 0
+    while done < len(crops):
+        part = crops[done : done + (size.now if isinstance(extractor, Batching) else 1)]
+        made = _tried(extractor, part)
+        if isinstance(made, list):
+            size.went_well(len(part))
+            yield from made
+        elif len(part) > 1 and _is_short(made):
+            release_memory()
+            size.failed(len(part))
+            continue
+        elif len(part) > 1:  # one of them is at fault, and the others have nothing to do with it
+            for crop in part:
+                yield from encode(extractor, [crop], size)
+        else:
+            if _is_short(made):
+                release_memory()
+            yield made
+        done += len(part)
+
+
+def _is_short(lack: Lack) -> bool:
+    return lack.get("failure") == FailureClass.OUT_OF_MEMORY
+
+
+def is_short(entries: Sequence[Lack]) -> bool:
+    """Whether memory ran out over any of a clip's features."""
+    return any(_is_short(entry) for entry in entries)
+
+
+def _tried(extractor: Extractor, crops: Sequence[CropMedia]) -> list[Feature] | Lack:
+    """Features of all crops, or why there are none. The exception is gone afterwards: it would hold on to memory."""
+    try:
+        if len(crops) == 1 or not isinstance(extractor, Batching):
+            return [extractor(crop) for crop in crops]
+        made = extractor.many(crops)
+    except Exception as error:
+        if is_systemic(error):
+            raise
+        return lack_of(error)
+    if len(made) != len(crops):
+        raise ValueError(f"{extractor.name} made {len(made)} features of {len(crops)} crops")
+    return made
+
+
+def lack_of(error: Exception) -> Lack:
+    """What the exception being handled says about a feature."""
+    if isinstance(error, NoFaceError):
+        return {"reason": Reason.NO_FACE.value, "measured": str(error)}
+    if isinstance(error, Impossible):
+        return {"reason": error.reason.value, "measured": error.measured}
+    return {"failure": failure_class(error).value, "traceback": last_traceback()}
+
+
+def release_memory() -> None:
+    """Give back what the failed batch held. Torch is looked at only where something has brought it already."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

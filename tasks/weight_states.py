@@ -1,0 +1,238 @@
+"""What of the published models is on this machine, and whether it is what was published.
+
+`.pulled.json` beside the files keeps what is known of them: digest, source, and the state in which that was last seen
+to be true. A file that nobody has published a digest of is pinned there by the first pull: trust on first use.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from dualforce_model import storage
+from dualforce_model.config import Frozen
+from dualforce_model.errors import InputError
+from dualforce_model.pretrained import PRETRAINED, WEIGHTS_FOLDER, MissingWeightsError, Weights
+from dualforce_model.pretrained.record import visible_files
+from dualforce_model.stamp import Stamp
+from tasks.weight_fits import misfits
+
+PINS_NAME = ".pulled.json"
+
+
+class Pin(Frozen):
+    """What is known of one file."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    source: str = Field(max_length=4096, description="where it was pulled from; empty: put there by other means")
+    vouched: str = Field(max_length=40, description="who says it is the right one: reported, hub, or first pull")
+    commit: str = Field("", max_length=64, description="of the hub's repository, where it was told")
+    seen: Stamp = Field(description="the file when it had this digest")
+
+
+class Pins(Frozen):
+    """All that is known of a folder's files, by their names below it."""
+
+    files: dict[str, Pin] = {}
+
+    @classmethod
+    def read(cls, folder: Path) -> "Pins":
+        """Those of a folder; none where nothing was pulled. Raises InputError for a file that is no such list."""
+        path = folder / PINS_NAME
+        if not path.is_file():
+            return cls()
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise InputError(
+                f"{path}: not the list of what was pulled ({error.error_count()} errors); remove it, and pinned "
+                "digests with it, then pull again"
+            ) from error
+
+    def with_(self, folder: Path, name: str, pin: Pin) -> "Pins":
+        """With one more, written."""
+        pins = Pins(files={**self.files, name: pin})
+        storage.write_json(folder / PINS_NAME, pins.model_dump(mode="json"))
+        return pins
+
+
+class State(StrEnum):
+    """How a model stands."""
+
+    VERIFIED = "verified"  # its bytes are those that were published or pinned
+    UNCHECKED = "present, not checked"  # a digest is known; `check` compares
+    UNPINNED = "present, not pinned"  # nobody has published a digest, and it was not pulled
+    INCOMPLETE = "incomplete"
+    MISSING = "missing"
+    DAMAGED = "damaged"
+
+
+class ModelState(Frozen):
+    """One model, as `dualforce weights list` and `check` tell it."""
+
+    name: str
+    needed_by: str
+    num_bytes: int = Field(description="of all its files, as published; 0: not known")
+    licence: str
+    restricted: bool = Field(description="pulled only where the licence is accepted in so many words")
+    revision: str = Field(description="commit or release; empty: the source names none, so what lies there may change")
+    url: str
+    state: State
+    where: str = Field(description="file or folder; where it is missing: where it is looked for")
+    details: tuple[str, ...] = Field((), description="what is wrong, file by file")
+
+    def line(self) -> str:
+        """One line of the table."""
+        size = _size_text(self.num_bytes)
+        return (
+            f"{self.name:<23}{self.state:<22}{size:>9}  {self.needed_by}\n{'':<23}{self.licence}\n{'':<23}{self.where}"
+        )
+
+
+class Survey(Frozen):
+    """Several models."""
+
+    models: tuple[ModelState, ...]
+
+    @property
+    def damaged(self) -> tuple[ModelState, ...]:
+        """Those that are there and are not what they should be."""
+        return tuple(each for each in self.models if each.state is State.DAMAGED)
+
+    def text(self) -> str:
+        """The table, with what is wrong below each model."""
+        head = f"{'name':<23}{'state':<22}{'size':>9}  needed by / licence / where"
+        lines = [head]
+        for each in self.models:
+            lines += [each.line(), *(f"{'':<23}! {detail}" for detail in each.details)]
+        return "\n".join(lines)
+
+
+def chosen(names: Sequence[str]) -> tuple[Weights, ...]:
+    """Entries of PRETRAINED; all for no names. Raises InputError for a name that is none."""
+    for name in names:
+        if name not in PRETRAINED:
+            near = difflib.get_close_matches(name, PRETRAINED, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(f"weights {name!r}: no such model; {hint}there are: {', '.join(PRETRAINED)}")
+    return tuple(PRETRAINED[name] for name in dict.fromkeys(names)) or tuple(PRETRAINED.values())
+
+
+def root_of(folder: Path | None) -> Path:
+    """The folder below which models lie."""
+    return Path(os.path.expanduser(WEIGHTS_FOLDER if folder is None else folder))
+
+
+def listed(root: Path) -> Survey:
+    """Every model and how it stands, by sizes and times alone: no file is read."""
+    return Survey(models=tuple(state_of(weights, root) for weights in PRETRAINED.values()))
+
+
+def checked(models: Iterable[Weights], root: Path) -> Survey:
+    """Models and how they stand after every byte of them was read."""
+    return Survey(models=tuple(state_of(weights, root, read=True) for weights in models))
+
+
+def state_of(weights: Weights, root: Path, read: bool = False) -> ModelState:
+    """How one model stands. With `read` its files are digested, and what is right is noted as seen."""
+    folder = root / weights.folder
+    pins = Pins.read(folder)
+    names = files_of(weights, pins)
+    present = [name for name in names if (folder / name).is_file()]
+    details: list[str] = []
+    if not present:
+        state, where = _by_other_names(weights, folder, details)
+        if read and state is State.UNPINNED:
+            base = where if where.is_dir() else where.parent
+            files = visible_files(where) if where.is_dir() else [where]
+            state = _fitting(weights, base, [each.relative_to(base).as_posix() for each in files], state, details)
+        return _told(weights, state, where, details)
+    found = [_state_of_file(weights, folder, name, pins, read, details) for name in present]
+    absent = [name for name in names if name not in present]
+    details += [f"{name} is not there" for name in absent]
+    order = (State.DAMAGED, State.UNPINNED, State.UNCHECKED, State.VERIFIED)
+    state = next(each for each in order if each in found)
+    if absent and state is not State.DAMAGED:
+        state = State.INCOMPLETE
+    if read and state not in (State.DAMAGED, State.INCOMPLETE):
+        state = _fitting(weights, folder, present, state, details)
+    return _told(weights, state, folder / present[0] if weights.pattern else folder, details)
+
+
+def files_of(weights: Weights, pins: Pins) -> tuple[str, ...]:
+    """Names of a model's files below its folder; of one that the hub lists, those that were pulled."""
+    return tuple(each.name for each in weights.files) or (tuple(pins.files) if weights.hub else ())
+
+
+def expected(weights: Weights, name: str, pins: Pins) -> tuple[str, int]:
+    """Digest and size that a file should have: as published, else as pinned; "" and 0 where nobody knows."""
+    for each in weights.files:
+        if each.name == name and each.sha256:
+            return each.sha256, each.num_bytes
+    pin = pins.files.get(name)
+    return (pin.sha256, pin.seen.num_bytes) if pin else ("", 0)
+
+
+def _state_of_file(weights: Weights, folder: Path, name: str, pins: Pins, read: bool, details: list[str]) -> State:
+    path = folder / name
+    sha256, num_bytes = expected(weights, name, pins)
+    stamp = Stamp.of(path)
+    if not sha256:
+        return State.UNPINNED
+    if num_bytes and stamp.num_bytes != num_bytes:
+        details.append(f"{name}: {stamp.num_bytes} bytes, expected {num_bytes}; {weights.command} --again")
+        return State.DAMAGED
+    pin = pins.files.get(name)
+    if not read:
+        seen = pin is not None and pin.seen == stamp and pin.sha256 == sha256
+        return State.VERIFIED if seen else State.UNCHECKED
+    found = storage.file_digest(path)
+    if found != sha256:
+        details.append(f"{name}: SHA-256 {found}, expected {sha256}; {weights.command} --again")
+        return State.DAMAGED
+    if (pin is None or pin.seen != stamp) and os.access(folder, os.W_OK):  # not in a folder that others keep
+        kept = pin or Pin(sha256=sha256, source="", vouched="reported", seen=stamp)
+        Pins.read(folder).with_(folder, name, kept.model_copy(update={"seen": stamp}))
+    return State.VERIFIED
+
+
+def _fitting(weights: Weights, folder: Path, names: Sequence[str], state: State, details: list[str]) -> State:
+    """The state, or damaged where the files are not what the net takes, whoever vouches for their bytes."""
+    wrong = misfits(weights, folder, names)
+    details += wrong
+    return State.DAMAGED if wrong else state
+
+
+def _by_other_names(weights: Weights, folder: Path, details: list[str]) -> tuple[State, Path]:
+    """A model that is there, though not under the names it was published with."""
+    try:
+        found = weights.find(folder)
+    except MissingWeightsError:
+        return State.MISSING, folder
+    except InputError as error:  # several that fit
+        details.append(str(error))
+        return State.UNPINNED, folder
+    return State.UNPINNED, found
+
+
+def _told(weights: Weights, state: State, where: Path, details: Sequence[str]) -> ModelState:
+    by_hand = [f"by hand: {weights.by_hand} ({weights.url})"] if weights.by_hand and state is State.MISSING else []
+    return ModelState(
+        name=weights.name,
+        needed_by=weights.needed_by,
+        num_bytes=sum(each.num_bytes for each in weights.files),
+        licence=weights.licence,
+        restricted=weights.restricted,
+        revision=weights.revision,
+        url=weights.url,
+        state=state,
+        where=str(where),
+        details=(*details, *by_hand),
+    )
+
+
+def _size_text(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB" if num_bytes else "?"
