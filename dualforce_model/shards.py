@@ -3,9 +3,10 @@
     8 bytes little-endian header length | JSON header | arrays, one after the other
 
 Tensor names are "<clip id>/<array>". Bytes are deterministic: arrays are ordered by item size (largest first, so that
-all are aligned), then name. The header's metadata hold, per array, a SHA-256 and one crc32c per block of 8 leading
-rows; the file's name is the hash of the header. So the name proves the header, the header proves every block, and a
-reader checks exactly the blocks it reads, by positioned reads (or range requests) that need no open file.
+all are aligned), then name. The header's metadata hold, per array, a SHA-256 and one crc32c per block of leading rows,
+8 or as many as BLOCK_BYTES hold; the file's name is the hash of the header. So the name proves the header, the header
+proves every block, and a reader checks exactly the blocks it reads, by positioned reads (or range requests) that need
+no open file.
 """
 
 import hashlib
@@ -23,8 +24,9 @@ from dualforce_model.config import canonical_json
 from dualforce_model.schema import Feature, FeatureRef, SchemaError, TensorSpec, check_feature, specs_among, specs_of
 from dualforce_model.storage import CutShortError, MissingKeyError, Storage
 
-FORMAT = "dualforce.shard/1"
+FORMATS = ("dualforce.shard/1", "dualforce.shard/2")  # all blocks have 8 rows; some have fewer
 BLOCK_ROWS = 8
+BLOCK_BYTES = 64 << 10  # a window that begins inside a block reads all of it: large rows are blocks of their own
 MAX_HEADER_BYTES = 128 << 20
 CACHED_HEADERS = 1024
 _DTYPES = {"F16": "<f2", "F32": "<f4", "I32": "<i4"}
@@ -44,12 +46,18 @@ class TensorEntry:
     shape: tuple[int, ...]
     start: int  # bytes from the start of the file
     sha256: str
-    crc32c: bytes  # 4 bytes, big-endian, per block of 8 rows
+    crc32c: bytes  # 4 bytes, big-endian, per block
+    block_rows: int = BLOCK_ROWS
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one leading row."""
         return self.dtype.itemsize * prod(self.shape[1:])
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block; the last may be shorter."""
+        return self.block_rows * self.row_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +102,23 @@ def _encode(
 ) -> tuple[bytes, bytes]:
     """Header (with its length) and payload."""
     document: dict[str, object] = {}
-    sums: dict[str, dict[str, str]] = {}
+    sums: dict[str, dict[str, str | int]] = {}
     pieces: list[bytes] = []
     offset = 0
     for name in sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name)):
         array = arrays[name]
         data = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
-        block = BLOCK_ROWS * (len(data) // array.shape[0])
-        sums[name] = {"sha256": hashlib.sha256(data).hexdigest(), "crc32c": _block_sums(data, block).hex()}
+        row_bytes = len(data) // array.shape[0]
+        rows = min(max(BLOCK_BYTES // row_bytes, 1), BLOCK_ROWS)
+        sums[name] = {"sha256": hashlib.sha256(data).hexdigest(), "crc32c": _block_sums(data, rows * row_bytes).hex()}
+        if rows != BLOCK_ROWS:
+            sums[name]["rows"] = rows
         span = [offset, offset + len(data)]
         document[name] = {"dtype": _CODES[array.dtype], "shape": list(array.shape), "data_offsets": span}
         pieces.append(data)
         offset += len(data)
     document["__metadata__"] = {
-        "format": FORMAT,
+        "format": FORMATS[any("rows" in each for each in sums.values())],
         "modality": modality,
         "fingerprint": fingerprint,
         "keys": canonical_json(dict(keys)),
@@ -141,11 +152,12 @@ def read_feature(
     first, last = 0 if start is None else start, entry.shape[0] if stop is None else stop
     if not 0 <= first <= last <= entry.shape[0]:
         raise IndexError(f"{ref.clip_id}: rows {first}..{last} of {ref.modality}/{name}, which has {entry.shape[0]}")
-    low = first // BLOCK_ROWS * BLOCK_ROWS
-    high = min(-(-last // BLOCK_ROWS) * BLOCK_ROWS, entry.shape[0])
+    block = entry.block_rows
+    low = first // block * block
+    high = min(-(-last // block) * block, entry.shape[0])
     data = store.read_range(ref.shard, entry.start + low * entry.row_bytes, (high - low) * entry.row_bytes)
-    found = _block_sums(data, BLOCK_ROWS * entry.row_bytes)
-    wanted = entry.crc32c[low // BLOCK_ROWS * 4 : low // BLOCK_ROWS * 4 + len(found)]
+    found = _block_sums(data, entry.block_bytes)
+    wanted = entry.crc32c[low // block * 4 : low // block * 4 + len(found)]
     if found != wanted:
         raise DamagedShardError(
             f"{store.url(ref.shard)}: rows {low}..{high} of {ref.clip_id}/{name} are damaged (crc32c); "
@@ -218,8 +230,9 @@ def _parse(text: bytes, payload_start: int) -> ShardHeader:
     """Turn a proven header into entries."""
     document = json.loads(text)
     metadata = document.pop("__metadata__")
-    if metadata["format"] != FORMAT:
-        raise SchemaError(f"shard format {metadata['format']!r}, expected {FORMAT}; use the release that wrote it")
+    if metadata["format"] not in FORMATS:
+        known = " or ".join(FORMATS)
+        raise SchemaError(f"shard format {metadata['format']!r}, expected {known}; use the release that wrote it")
     sums = json.loads(metadata["sums"])
     tensors = {
         name: TensorEntry(
@@ -228,6 +241,7 @@ def _parse(text: bytes, payload_start: int) -> ShardHeader:
             start=payload_start + item["data_offsets"][0],
             sha256=sums[name]["sha256"],
             crc32c=bytes.fromhex(sums[name]["crc32c"]),
+            block_rows=sums[name].get("rows", BLOCK_ROWS),
         )
         for name, item in document.items()
     }
@@ -255,7 +269,7 @@ def verify_shard(store: Storage, shard: str, clip_ids: Collection[str] | None = 
         except OSError as error:
             yield str(error)
             continue
-        if _block_sums(data, BLOCK_ROWS * entry.row_bytes) != entry.crc32c:
+        if _block_sums(data, entry.block_bytes) != entry.crc32c:
             yield f"{store.url(shard)}: {name} is damaged (crc32c)"
         elif hashlib.sha256(data).hexdigest() != entry.sha256:
             yield f"{store.url(shard)}: {name} is damaged (SHA-256)"

@@ -61,11 +61,12 @@ def test_any_tool_can_open_a_shard(store: Storage) -> None:
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(data=st.data(), steps=st.integers(1, 40))
-def test_any_window_is_the_slice(tmp_path: Path, data: st.DataObject, steps: int) -> None:
+@given(data=st.data(), steps=st.integers(1, 40), side=st.sampled_from([2, 20, 24, 48]))
+def test_any_window_is_the_slice(tmp_path: Path, data: st.DataObject, steps: int, side: int) -> None:
     store = Storage(str(tmp_path))
-    refs = pack(store, "a", "b", steps=steps)
-    whole = video_feature(1, steps)["latents"]
+    features = {"a": video_feature(0, steps, side), "b": video_feature(1, steps, side)}
+    refs = pack_shard(store, "video", "f" * 32, features, {"a": "key-a", "b": "key-b"})
+    whole = features["b"]["latents"]
     start = data.draw(st.integers(0, steps))
     stop = data.draw(st.integers(start, steps))
     window = read_feature(store, refs["b"], "latents", start, stop)
@@ -143,6 +144,35 @@ def test_reading_checks_the_blocks_it_reads_and_no_others(store: Storage) -> Non
     read_feature(store, ref, "latents", 16, 20)
     with pytest.raises(DamagedShardError, match=r"rows 8.* of a/latents"):
         read_feature(store, ref, "latents", 15, 17)
+
+
+@pytest.mark.parametrize(("side", "rows"), [(2, 8), (16, 8), (20, 5), (32, 2), (48, 1)])
+def test_of_large_rows_only_what_is_asked_for_is_read(
+    store: Storage, side: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = pack_shard(store, "video", "f" * 32, {"a": video_feature(0, 20, side)}, {"a": "k"})["a"]
+    entry = tensor_entry(store, ref, "latents")
+    assert (entry.block_rows, len(entry.crc32c)) == (rows, 4 * -(-20 // rows))
+    asked: list[int] = []
+    read_range = Storage.read_range
+    monkeypatch.setattr(
+        Storage, "read_range", lambda self, key, at, size: asked.append(size) or read_range(self, key, at, size)
+    )
+    read_feature(store, ref, "latents", 7, 9)
+    assert asked == [(-(-9 // rows) * rows - 7 // rows * rows) * entry.row_bytes]
+
+
+def test_a_shard_of_the_first_format_is_read_and_checked(store: Storage) -> None:
+    shard = "features/audio/fp/95e4a8bce3d68e7bcfd303ff6b7a29df.safetensors"
+    data = (Path(__file__).parent / "shard_of_format_1" / Path(shard).name).read_bytes()
+    store.write(shard, data)
+    ref = FeatureRef(modality="audio", fingerprint="fp", key="k", shard=shard, clip_id="a")
+    np.testing.assert_array_equal(read_feature(store, ref, "tokens"), np.arange(40).reshape(20, 2))
+    assert list(verify_shard(store, shard)) == []
+    store.write(shard, data[:-1] + b"\x7f")
+    with pytest.raises(DamagedShardError, match=r"rows 16\.\.20"):
+        read_feature(store, ref, "tokens", 17, 18)
+    assert read_feature(store, ref, "tokens", 0, 16).shape == (16, 2)
 
 
 def test_writing_again_heals_a_damaged_shard(store: Storage) -> None:
