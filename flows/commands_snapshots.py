@@ -12,7 +12,7 @@ store_option = click.option("--store", required=True, help="URL or folder of the
 
 @click.group()
 def snapshots() -> None:
-    """Immutable, tagged versions of a data set: build, list, show, diff, tag, verify, pack, export, gc."""
+    """Immutable, tagged versions of a data set: build, list, show, diff, tag, verify, agreement, pack, export, gc."""
 
 
 @snapshots.command()
@@ -152,6 +152,21 @@ def export(
     from tasks.exporting import export as exported
 
     found = exported(store, name, to, form, split)
+    say(found.model_dump(mode="json"), as_json, found.text())
+
+
+@snapshots.command()
+@store_option
+@click.argument("name")
+@click.option(
+    "--frames", type=click.Path(path_type=Path, dir_okay=False), help="Parquet file to write: the scores of every frame"
+)
+@json_option
+def agreement(store: str, name: str, frames: Path | None, as_json: bool) -> None:
+    """Whether LivePortrait's structure and FLAME saw the same head and mouth, clip by clip; the worst first."""
+    from tasks.agreeing import agreements
+
+    found = agreements(store, name, frames)
     say(found.model_dump(mode="json"), as_json, found.text())
 
 
