@@ -39,6 +39,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 NAME = r"^[a-z][a-z0-9_]{0,39}$"
 TAG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+CLIP_ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$"
 SNAPSHOT_ID = r"^[0-9a-f]{16}$"
 ID_BEGINNING = r"[0-9a-f]{4,15}"
 
@@ -145,7 +146,7 @@ class FeatureRef(Frozen):
     fingerprint: str = Field(pattern=r"^[A-Za-z0-9_-]{1,80}$", description="extractor, version, weights and config")
     key: str = Field(min_length=1, max_length=200, description="what it was made from; changes when that changes")
     shard: str = Field(description="store key of the shard")
-    clip_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")
+    clip_id: str = Field(pattern=CLIP_ID)
 
     @field_validator("shard")
     @classmethod
@@ -195,7 +196,7 @@ class TensorStatistics(Frozen):
 class SnapshotRow(Frozen):
     """One clip of a snapshot."""
 
-    clip_id: str
+    clip_id: str = Field(pattern=CLIP_ID)
     source: str
     video_id: str
     identity: str | None

@@ -50,8 +50,8 @@ def pull(
     to come is trusted and pinned. DUALFORCE_OFFLINE=1 (or HF_HUB_OFFLINE=1) keeps off the network. A token for the
     Hugging Face hub is read from HF_TOKEN and sent nowhere else.
     """
-    from tasks.downloads import DownloadConfig, Downloader, offline_by
-    from tasks.pulling import Pull, check_pull
+    from tasks.downloads import DownloadConfig, Downloader
+    from tasks.pulling import Pull, check_pull, offline_by
     from tasks.weight_states import chosen, root_of
 
     models, root = chosen(names), root_of(folder)
@@ -67,17 +67,18 @@ def pull(
 @folder_option
 @json_option
 def check(names: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
-    """Read every byte of the models that are here and compare with their digests. Exit code 6 if one is damaged.
+    """Read every byte of the models that are here and compare with their digests.
 
-    Without names, all of them. Nets that can be opened cheaply are opened: their tensors must have the right names
+    Exit code 6 if one is damaged or incomplete, or is named and missing. Without names, all models are looked at, and
+    a missing one is no problem. Nets that can be opened cheaply are opened: their tensors must have the right names
     and shapes.
     """
     from tasks.weight_states import checked, chosen, root_of
 
     found = checked(chosen(names), root_of(folder))
     say(found.model_dump(mode="json"), as_json, found.text())
-    if found.damaged:
-        raise Finish(PROBLEMS, f"damaged: {', '.join(each.name for each in found.damaged)}")
+    if unusable := found.unusable(missing_too=bool(names)):
+        raise Finish(PROBLEMS, unusable)
 
 
 def _accepts(model: str, licence: str) -> bool:

@@ -5,13 +5,13 @@ A model says what a configuration looks like; `check` says whether what it names
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
 
 from dualforce_model.config import ConfigError, Frozen, shipped
 from dualforce_model.encoders import EncoderChoice, make_encoder
-from dualforce_model.train_config import Encoders, TrainSettings
 from tasks.curation import CurateConfig, unmeasured
 from tasks.detectors import make_detector
 from tasks.extract import ExtractConfig, make_extractors
@@ -19,7 +19,10 @@ from tasks.extractors.text import TextNames
 from tasks.measures import make_measures
 from tasks.place import Place
 from tasks.policy import Policy, load_policy, undecidable
-from tasks.training import LaunchConfig
+
+if TYPE_CHECKING:  # seven seconds of imports, which only flows that train need
+    from dualforce_model.train_config import Encoders, TrainSettings
+    from tasks.training import LaunchConfig
 
 
 class FlowRun(Frozen):
@@ -117,14 +120,14 @@ def check_extract(config: ExtractConfig) -> None:
         TextNames(config.text)
 
 
-def check_encoders(encoders: Encoders) -> None:
+def check_encoders(encoders: "Encoders") -> None:
     """The encoders that a checkpoint is to name."""
     for choice in (encoders.video, encoders.structure, encoders.audio, encoders.reference, encoders.text):
         if choice is not None:
             make_encoder(choice.name, choice.config)
 
 
-def check_chain(extract: ExtractConfig, train: TrainSettings) -> None:
+def check_chain(extract: ExtractConfig, train: "TrainSettings") -> None:
     """That extract makes what training wants and its checkpoint will name: the trainer would refuse, too late."""
     encoders, extractors = train.encoders, make_extractors(extract)
     if train.model.video.feature_dim and "reference" not in extractors:
@@ -150,7 +153,7 @@ def check_chain(extract: ExtractConfig, train: TrainSettings) -> None:
             )
 
 
-def check_launch(config: LaunchConfig) -> None:
+def check_launch(config: "LaunchConfig") -> None:
     """accelerate's own configuration."""
     check_files({"launch.accelerate": str(shipped(config.accelerate))})
 

@@ -190,13 +190,16 @@ class _Features:
         self.crops = crops
         self.complete = len(config.modalities)
         self.done: Counter[str] = Counter()  # features there are, by clip
-        self.broken: dict[str, tuple[str, Fate]] = {}  # clip -> the first feature that is not done, and its fate
+        # clip -> whether it is no failure, and the name, of the feature that decides; its fate
+        self.broken: dict[str, tuple[tuple[bool, str], Fate]] = {}
         digests = {clip_id: crop_digest for clip_id, (crop_digest, _) in crops.passing.items()}
         for row in current_features(ledger.stream(dataset, Stage.EXTRACT, values=False), digests, FeatureKeys(config)):
             if row.state == "done":
                 self.done[row.clip_id] += 1
-            elif row.clip_id not in self.broken or row.feature < self.broken[row.clip_id][0]:
-                self.broken[row.clip_id] = (row.feature, _stored(row.clip_id, Stage.EXTRACT, row))
+                continue
+            place = (row.state != "failed", row.feature)  # a failure decides, as in the stage's own counts
+            if row.clip_id not in self.broken or place < self.broken[row.clip_id][0]:
+                self.broken[row.clip_id] = (place, _stored(row.clip_id, Stage.EXTRACT, row))
 
     def fate(self, clip_id: str) -> Fate:
         """Fate of a clip whose video is there and whose crop passes, or is not there yet."""

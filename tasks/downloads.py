@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,12 +32,7 @@ PROGRESS_BYTES = 1 << 20  # an attempt that brought this much was no failure: th
 SPARE_BYTES = 64 << 20  # left free on the disk
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # a server that may answer later
-YES = ("1", "on", "yes", "true")
 AnswerT = TypeVar("AnswerT")
-
-
-class OfflineError(InputError):
-    """The network is switched off by a setting; the message names it and the way by hand."""
 
 
 class NetworkError(InfrastructureError):
@@ -91,12 +87,6 @@ class DownloadConfig(Frozen):
         return base + httpx.URL(url).raw_path.decode() if base else url
 
 
-def offline_by(environment: Mapping[str, str] = os.environ) -> str:
-    """The variable that switches the network off; empty where none does."""
-    named = ("DUALFORCE_OFFLINE", "HF_HUB_OFFLINE")
-    return next((name for name in named if environment.get(name, "").lower() in YES), "")
-
-
 @dataclass(frozen=True)
 class Wanted:
     """A file as it was published; what is not known is empty or 0."""
@@ -124,10 +114,10 @@ class _Told:
     commit: str = ""
 
     def and_by(self, headers: httpx.Headers, own: bool) -> "_Told":
-        """The first of several answers counts: later ones come from the store of the bytes, whose ETags (only the hub's
-        `own` are digests) mean something else."""
-        names = ("x-linked-etag", "etag") if own else ("x-linked-etag",)
-        tags = [headers.get(name, "").removeprefix("W/").strip('"') for name in names]
+        """The first of the hub's `own` answers counts; what a store or mirror says of its bytes vouches for nothing."""
+        if not own:
+            return self
+        tags = [headers.get(name, "").removeprefix("W/").strip('"') for name in ("x-linked-etag", "etag")]
         digest = next((tag for tag in tags if SHA256.match(tag)), "")
         return _Told(self.sha256 or digest, self.commit or headers.get("x-repo-commit", ""))
 
@@ -183,8 +173,12 @@ class Downloader:
         """Bring a file down to `part`, or go on with what is there of it; `drop` it when it has its name.
 
         Raises NetworkError when the network stays away (the part is kept), WrongBytesError for other bytes than the
-        published ones (nothing is kept), InputError for what the server refuses.
+        published ones (nothing is kept), InputError for what the server refuses, or a part that is no plain file.
         """
+        if os.path.lexists(part) and not stat.S_ISREG(part.lstat().st_mode):
+            raise InputError(
+                f"{part}: a link, folder or device where a part should be; see who put it there, remove it"
+            )
         return self._patiently(wanted.url, lambda: self._attempt(wanted, part), lambda: _size(part))
 
     def listing(self, url: str) -> Any:
@@ -233,7 +227,7 @@ class Downloader:
             return self._checked(wanted, _Told(), part, continued=True)
         headers = {"range": f"bytes={begun}-", "if-range": held.validator} if held and begun else {}
         with self._answer(source, headers) as (response, told):
-            told = told if wanted.url.startswith(f"{HUB}/") else _Told()
+            told = told if self.asks_hub(wanted.url) else _Told()
             if response.status_code == 416:
                 drop(part)
                 raise _AgainError("the server has no more of this file than what is here")
@@ -265,6 +259,10 @@ class Downloader:
     def _credentials(self, url: str) -> dict[str, str]:
         """The token, for the hub itself."""
         return {"authorization": f"Bearer {self._token}"} if self._token and self._is_hub(url) else {}
+
+    def asks_hub(self, url: str) -> bool:
+        """Whether a published URL is one of the hub's and is asked of the hub itself: no mirror speaks for it."""
+        return url.startswith(f"{HUB}/") and self._is_hub(self.config.source(url))
 
     def _is_hub(self, url: str) -> bool:
         return _origin(httpx.URL(url)) == _origin(self._hub)
@@ -313,14 +311,12 @@ class Downloader:
             raise WrongBytesError(f"{where}: neither length nor digest is known: a cut file could not be told")
         if max(total, wanted.num_bytes) > self.config.max_bytes:
             raise WrongBytesError(f"{where}: {total} bytes, more than the {self.config.max_bytes} that are taken")
-        needed = max(total, wanted.num_bytes) - start + SPARE_BYTES
-        if (free := shutil.disk_usage(part.parent).free) < needed:
-            raise InputError(f"{part.parent}: {free} bytes are free, {needed} are needed; make room, or name --to")
+        check_room(part.parent, max(total, wanted.num_bytes) - start)
         return total
 
     def _write(self, response: httpx.Response, part: Path, start: int, total: int) -> None:
         limit = total or self.config.max_bytes
-        with open(part, "r+b" if start else "wb") as file:
+        with open(part, "r+b" if start else "wb", opener=_unfollowed) as file:
             file.seek(start)
             file.truncate()
             name = part.name.removeprefix(".").removesuffix(".part")
@@ -366,6 +362,17 @@ def _remember(part: Path, url: str, headers: httpx.Headers) -> None:
         storage.write_json(_Part.note(part), _Part(url=url, validator=validator).model_dump())
     else:
         _Part.note(part).unlink(missing_ok=True)
+
+
+def check_room(folder: Path, num_bytes: int) -> None:
+    """Raises InputError where so many bytes, and some to spare, are not free."""
+    needed = num_bytes + SPARE_BYTES
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise InputError(f"{folder}: {free} bytes are free, {needed} are needed; make room, or name --to")
+
+
+def _unfollowed(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def drop(part: Path) -> None:

@@ -9,7 +9,7 @@ from dualforce_model.encoders.base import NoFaceError
 from dualforce_model.schema import Feature
 from tasks.extractors import CropMedia, Extractor
 from tasks.records import FailureClass, Impossible, Reason
-from tasks.worker import failure_class, is_systemic, last_traceback
+from tasks.worker import failure_class, give_up, is_device_lost, is_systemic, last_traceback
 
 GROW_AFTER = 16  # batches of the reduced size that go well before a larger one is tried again
 
@@ -85,6 +85,8 @@ def _tried(extractor: Extractor, crops: Sequence[CropMedia]) -> list[Feature] | 
             return [extractor(crop) for crop in crops]
         made = extractor.many(crops)
     except Exception as error:
+        if is_device_lost(error):
+            give_up(error)
         if is_systemic(error):
             raise
         return lack_of(error)

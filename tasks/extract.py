@@ -42,7 +42,7 @@ from tasks.extractors import (
 )
 from tasks.extractors.text import TextConfig
 from tasks.records import FailureClass, Reason, Temporary
-from tasks.worker import ShortOfMemory
+from tasks.worker import ShortOfMemory, is_systemic
 
 NO_SOUND = {"reason": Reason.NO_SOUND.value, "measured": "the crop has no sound stream"}
 BEGUN = ".begun"  # beside a part while it is being made: what it says when its worker died
@@ -90,6 +90,11 @@ class ExtractConfig(Frozen):
             raise ValueError(
                 f"video.num_references {self.video.num_references} and reference.num_references "
                 f"{self.reference.num_references}: a window's step 0 and its features are one picture, make them equal"
+            )
+        if self.clips_per_batch > self.clips_per_message:
+            raise ValueError(
+                f"clips_per_batch {self.clips_per_batch} is more than clips_per_message {self.clips_per_message}: a "
+                "worker never has so many; raise the latter"
             )
         if "text" in self.modalities:
             raise ValueError("text is of captions, not of clips: leave it out of modalities and set extract.text: {}")
@@ -251,7 +256,12 @@ class ExtractWorker:
         part = part_name(modality, job.job_id, key)
         # safetensors writes the memory as it lies: an array that is not in C order would come back scrambled.
         plain = {name: np.ascontiguousarray(array) for name, array in made.items()}
-        storage.write_bytes(self.parts_root / part, save(plain))
+        try:
+            storage.write_bytes(self.parts_root / part, save(plain))
+        except OSError as error:
+            if is_systemic(error):
+                raise
+            return lack_of(error)  # this clip's own: those that share its batch are written
         return {"part": part, "key": key}
 
     def _mark(self, job: ExtractJob, modality: Modality) -> Path:

@@ -30,6 +30,7 @@ class Progress:
         self.total = total
         self.unit = unit
         self.states: dict[str, str] = {}  # item -> how its latest attempt ended
+        self.ends: Counter[str] = Counter()  # how many ended so: a large data set's are not counted anew each time
         self.marks = deque([(time.monotonic(), 0)])  # when how many had ended, over the last RATE_OVER_S
         interactive = sys.stderr.isatty()
         self.bar: tqdm = tqdm(
@@ -47,8 +48,11 @@ class Progress:
 
     def ended(self, items: Iterable[str], state: str) -> None:
         """Some items ended in a state; the same item may end again, better, at another attempt."""
-        before = len(self.states)
-        self.states.update(dict.fromkeys(items, WORDS.get(state, state)))
+        before, word = len(self.states), WORDS.get(state, state)
+        for item in items:
+            self.ends[self.states.get(item, word)] -= item in self.states
+            self.states[item] = word
+            self.ends[word] += 1
         now = time.monotonic()
         self.marks.append((now, len(self.states)))
         while len(self.marks) > 2 and now - self.marks[1][0] > RATE_OVER_S:
@@ -60,7 +64,7 @@ class Progress:
 
     def counts(self) -> str:
         """How many ended in which state."""
-        return ", ".join(f"{count} {name}" for name, count in Counter(self.states.values()).most_common())
+        return ", ".join(f"{count} {name}" for name, count in self.ends.most_common() if count)
 
     def rate(self) -> float:
         """Items that ended per second, of late."""

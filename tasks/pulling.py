@@ -1,9 +1,10 @@
 """Published weights onto this machine: what is missing is fetched, checked, and takes its name only when it is whole.
 
-pulled = pull(chosen(["yunet"]), root_of(None), Pulling(config), accepted=lambda weights: False)
+pulled = Pull(root_of(None), downloader)(chosen(["yunet"]))
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,21 @@ from dualforce_model import faults, storage
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InputError
 from dualforce_model.pretrained import PRETRAINED, PublishedFile, Weights
+from dualforce_model.pretrained.record import MARKERS
 from dualforce_model.stamp import Stamp
 from tasks.archives import unpack
-from tasks.downloads import HUB, Arrived, Downloader, OfflineError, Wanted, WrongBytesError, drop
+from tasks.downloads import HUB, Arrived, Downloader, Wanted, WrongBytesError, check_room, drop
 from tasks.process import folder_lock
-from tasks.weight_states import Pin, Pins
+from tasks.weight_states import PINS_NAME, Pin, Pins
 
 KEPT_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".bin", ".pth", ".pt")  # of a repository: no pictures
 MAX_FILES = 500
 FIRST_PULL = "first pull"
+YES = ("1", "on", "yes", "true")
+
+
+class OfflineError(InputError):
+    """The network is switched off by a setting; the message names it and the way by hand."""
 
 
 class PulledFile(Frozen):
@@ -56,6 +63,15 @@ class Pulled(Frozen):
 
 
 @dataclass(frozen=True)
+class _Planned:
+    """A model that was asked for, and its files."""
+
+    weights: Weights
+    listing: tuple[PublishedFile, ...]
+    commit: str = ""  # that the hub listed them at
+
+
+@dataclass(frozen=True)
 class Pull:
     """How models are pulled. Models and licences are looked at before a byte is asked for."""
 
@@ -68,57 +84,97 @@ class Pull:
         files: list[PulledFile] = []
         present: list[str] = []
         with folder_lock(self.root, "dualforce weights pull"):
-            for weights in models:
-                folder = self.root / weights.folder
-                listing, commit = (weights.files, "") if weights.files else self._hub_files(weights)
-                for file in listing:
-                    target = folder / storage.check_key(file.name)
-                    if any(str(target) == each.path for each in files):
+            plan = [self._planned(weights) for weights in models]
+            asked = {weights.model for weights in models}
+            if needed := self._needed(plan, asked):
+                check_room(self.root, needed)
+            for each in plan:
+                folder = self.root / each.weights.folder
+                if each.weights.hub:
+                    Pins.read(folder).with_listing(folder, [file.name for file in each.listing])
+                for file in each.listing:
+                    if any(str(folder / file.name) == done.path for done in files):
                         continue  # came with an archive that another model needed
-                    if target.is_file() and not self.again:
-                        drop(_part(target))  # of an attempt to replace it, or of a kill just after it got its name
-                        present.append(str(target))
+                    if there := self._there(each.weights, file):
+                        drop(_part(there))  # of an attempt to replace it, or of a kill just after it got its name
+                        present.append(str(there))
                         continue
-                    files += self._one(weights, file, folder, commit)
+                    files += self._one(each, file, asked)
         return Pulled(files=tuple(files), present=tuple(present))
 
-    def _one(self, weights: Weights, file: PublishedFile, folder: Path, commit: str) -> list[PulledFile]:
+    def _planned(self, weights: Weights) -> _Planned:
+        return _Planned(weights, weights.files) if weights.files else self._hub_files(weights)
+
+    def _there(self, weights: Weights, file: PublishedFile) -> Path | None:
+        """What is left alone: the file itself, or one of another name that is read in its stead."""
+        if self.again:
+            return None
+        folder = self.root / weights.folder
+        found = folder / file.name
+        return found if found.is_file() else next(iter(weights.offered(folder, *weights.also)), None)
+
+    def _needed(self, plan: Sequence[_Planned], asked: Set[str]) -> int:
+        """Bytes still to come, as far as sizes are known; an archive and what is unpacked of it lie there at once."""
+        needed: dict[str, int] = {}
+        for each in plan:
+            for file in each.listing:
+                if self._there(each.weights, file):
+                    continue
+                part = self._part_of(each.weights, file)
+                size = file.archive.num_bytes if file.archive else file.num_bytes
+                needed[file.url] = max(size - (part.stat().st_size if part.is_file() else 0), 0)
+                if file.archive:
+                    needed |= {inner.name: inner.num_bytes for _, inner in self._inside(each.weights, file, asked)}
+        return sum(needed.values())
+
+    def _part_of(self, weights: Weights, file: PublishedFile) -> Path:
+        """Where a file, or the archive that holds it, comes down to."""
+        target = self.root / weights.folder / file.name
+        return _part(target.with_name(file.url.rpartition("/")[2]) if file.archive else target)
+
+    def _one(self, planned: _Planned, file: PublishedFile, asked: Set[str]) -> list[PulledFile]:
         """Fetch a file, or the archive that holds it."""
-        target = folder / file.name
-        held = file.archive
-        part = _part(target.with_name(file.url.rpartition("/")[2]) if held else target)
+        weights, held = planned.weights, file.archive
+        part = self._part_of(weights, file)
         part.parent.mkdir(parents=True, exist_ok=True)
         if held:
             self.downloader.fetch(Wanted(file.url, held.sha256, held.num_bytes), part)
-            done = [self._unpacked(owner, each, part) for owner, each in self._inside(weights, file)]
+            done = [self._unpacked(owner, each, part) for owner, each in self._inside(weights, file, asked)]
         else:
-            wanted = self._pinned(file, folder)
-            arrived = self.downloader.fetch(wanted, part)
-            if wanted.sha256 != file.sha256:
-                arrived = replace(arrived, vouched=FIRST_PULL)
-            elif file.sha256 and weights.hub:
-                arrived = replace(arrived, vouched="hub")
-            done = [self._named(weights, file, part, replace(arrived, commit=arrived.commit or commit))]
+            arrived = self._fetched(weights, file, part)
+            done = [self._named(weights, file, part, replace(arrived, commit=arrived.commit or planned.commit))]
         drop(part)
         return done
 
-    def _pinned(self, file: PublishedFile, folder: Path) -> Wanted:
-        """A file with what is known of it: once trusted, its digest holds, and another one is an error."""
+    def _fetched(self, weights: Weights, file: PublishedFile, part: Path) -> Arrived:
+        """A file held to what is known of it. Where no publisher tells its digest (a mirror's list is none), one that
+        was trusted before holds until the person removes it."""
+        folder = self.root / weights.folder
+        mirrored = bool(weights.hub) and not self.downloader.asks_hub(file.url)
         pin = Pins.read(folder).files.get(file.name)
-        if file.sha256 or pin is None or pin.vouched != FIRST_PULL:
-            return Wanted(file.url, file.sha256, file.num_bytes)
-        return Wanted(file.url, pin.sha256, pin.seen.num_bytes)
+        if pin is not None and (mirrored or not file.sha256):
+            try:
+                arrived = self.downloader.fetch(Wanted(file.url, pin.sha256, pin.seen.num_bytes), part)
+            except WrongBytesError as error:
+                raise WrongBytesError(
+                    f"{error}. Its digest is pinned in {folder / PINS_NAME}; to trust another file, remove it there"
+                ) from error
+            return replace(arrived, vouched=pin.vouched)
+        arrived = self.downloader.fetch(Wanted(file.url, file.sha256, file.num_bytes), part)
+        listed = bool(weights.hub and file.sha256)
+        return replace(arrived, vouched=(FIRST_PULL if mirrored else "hub") if listed else arrived.vouched)
 
-    def _inside(self, weights: Weights, file: PublishedFile) -> list[tuple[Weights, PublishedFile]]:
-        """The file, and the files of other models in the same archive that are not there yet."""
+    def _inside(self, weights: Weights, file: PublishedFile, asked: Set[str]) -> list[tuple[Weights, PublishedFile]]:
+        """The file, and files of other models in the same archive: those not there yet, or asked for again."""
         others = [
             (owner, each)
             for owner in PRETRAINED.values()
             for each in owner.files
             if each.archive and each.url == file.url and owner.model != weights.model
         ]
-        missing = [(owner, each) for owner, each in others if not (self.root / owner.folder / each.name).is_file()]
-        return [(weights, file), *missing]
+        wanted = [(owner, each) for owner, each in others if (self.again and owner.model in asked)
+                  or not (self.root / owner.folder / each.name).is_file()]  # fmt: skip
+        return [(weights, file), *wanted]
 
     def _unpacked(self, weights: Weights, file: PublishedFile, archive: Path) -> PulledFile:
         fresh = self.root / weights.folder / f".{file.name}.unpacked"
@@ -153,8 +209,8 @@ class Pull:
             vouched=vouched,
         )
 
-    def _hub_files(self, weights: Weights) -> tuple[tuple[PublishedFile, ...], str]:
-        """All files of a repository at the commit that it has now, and that commit; settings of the whole come last."""
+    def _hub_files(self, weights: Weights) -> _Planned:
+        """All files of a repository at the commit that it has now; those that make a folder count as whole last."""
         pins = Pins.read(self.root / weights.folder).files.values()
         begun = {pin.commit for pin in pins if pin.commit and not self.again}  # a pull goes on with the commit it began
         revision = weights.revision or (begun.pop() if len(begun) == 1 else "main")
@@ -167,7 +223,10 @@ class Pull:
             raise WrongBytesError(f"{url}: not a list of files as the hub gives it: {error!r}") from error
         if not 0 < len(found) <= MAX_FILES:
             raise WrongBytesError(f"{url}: {len(found)} files of weights, expected 1 to {MAX_FILES}")
-        return tuple(sorted(found, key=lambda each: ("/" not in each.name, each.name))), commit
+        if not any(each.name in MARKERS for each in found):
+            raise WrongBytesError(f"{url}: neither of {' and '.join(MARKERS)} is listed: no folder that can be read")
+        found.sort(key=lambda each: (each.name in MARKERS, "/" not in each.name, each.name))
+        return _Planned(weights, tuple(found), commit)
 
 
 def _part(target: Path) -> Path:
@@ -177,8 +236,16 @@ def _part(target: Path) -> Path:
 
 def _row(repository: str, commit: str, row: dict[str, Any]) -> PublishedFile:
     name = storage.check_key(str(row["rfilename"]))
+    if any(part.startswith(".") for part in name.split("/")):
+        raise ValueError(f"{name!r} is hidden, as our own notes are")
     digest, num_bytes = str((row.get("lfs") or {}).get("sha256", "")), int(row.get("size") or 0)
     return PublishedFile(name, f"{HUB}/{repository}/resolve/{commit}/{quote(name)}", digest, num_bytes)
+
+
+def offline_by(environment: Mapping[str, str] = os.environ) -> str:
+    """The variable that switches the network off; empty where none does."""
+    named = ("DUALFORCE_OFFLINE", "HF_HUB_OFFLINE")
+    return next((name for name in named if environment.get(name, "").lower() in YES), "")
 
 
 def check_pull(models: Sequence[Weights], root: Path, offline: str, accepts: Callable[[Weights], bool]) -> None:

@@ -37,6 +37,7 @@ class Pins(Frozen):
     """All that is known of a folder's files, by their names below it."""
 
     files: dict[str, Pin] = {}
+    listing: tuple[str, ...] = Field((), description="all files that the hub listed when the last pull began")
 
     @classmethod
     def read(cls, folder: Path) -> "Pins":
@@ -54,7 +55,14 @@ class Pins(Frozen):
 
     def with_(self, folder: Path, name: str, pin: Pin) -> "Pins":
         """With one more, written."""
-        pins = Pins(files={**self.files, name: pin})
+        return self._written(folder, Pins(files={**self.files, name: pin}, listing=self.listing))
+
+    def with_listing(self, folder: Path, names: Iterable[str]) -> "Pins":
+        """With what the hub lists, written."""
+        return self._written(folder, Pins(files=self.files, listing=tuple(names)))
+
+    @staticmethod
+    def _written(folder: Path, pins: "Pins") -> "Pins":
         storage.write_json(folder / PINS_NAME, pins.model_dump(mode="json"))
         return pins
 
@@ -97,10 +105,11 @@ class Survey(Frozen):
 
     models: tuple[ModelState, ...]
 
-    @property
-    def damaged(self) -> tuple[ModelState, ...]:
-        """Those that are there and are not what they should be."""
-        return tuple(each for each in self.models if each.state is State.DAMAGED)
+    def unusable(self, missing_too: bool) -> str:
+        """Names of the models that cannot be used, by how they stand; empty where all can."""
+        states = (State.DAMAGED, State.INCOMPLETE, *((State.MISSING,) if missing_too else ()))
+        names = {state: [each.name for each in self.models if each.state is state] for state in states}
+        return "; ".join(f"{state}: {', '.join(found)}" for state, found in names.items() if found)
 
     def text(self) -> str:
         """The table, with what is wrong below each model."""
@@ -151,11 +160,13 @@ def state_of(weights: Weights, root: Path, read: bool = False) -> ModelState:
             state = _fitting(weights, base, [each.relative_to(base).as_posix() for each in files], state, details)
         return _told(weights, state, where, details)
     found = [_state_of_file(weights, folder, name, pins, read, details) for name in present]
-    absent = [name for name in names if name not in present]
-    details += [f"{name} is not there" for name in absent]
+    details += [f"{name} is not there" for name in names if name not in present]
+    unlisted = bool(weights.hub) and not pins.listing
+    if unlisted:
+        details.append(f"it is not noted which files the hub has of it; {weights.command} asks, and goes on")
     order = (State.DAMAGED, State.UNPINNED, State.UNCHECKED, State.VERIFIED)
     state = next(each for each in order if each in found)
-    if absent and state is not State.DAMAGED:
+    if (unlisted or len(present) < len(names)) and state is not State.DAMAGED:
         state = State.INCOMPLETE
     if read and state not in (State.DAMAGED, State.INCOMPLETE):
         state = _fitting(weights, folder, present, state, details)
@@ -163,8 +174,8 @@ def state_of(weights: Weights, root: Path, read: bool = False) -> ModelState:
 
 
 def files_of(weights: Weights, pins: Pins) -> tuple[str, ...]:
-    """Names of a model's files below its folder; of one that the hub lists, those that were pulled."""
-    return tuple(each.name for each in weights.files) or (tuple(pins.files) if weights.hub else ())
+    """Names of a model's files below its folder; of one that the hub lists, what it listed, else what was pulled."""
+    return tuple(each.name for each in weights.files) or (pins.listing or tuple(pins.files) if weights.hub else ())
 
 
 def expected(weights: Weights, name: str, pins: Pins) -> tuple[str, int]:

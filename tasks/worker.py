@@ -20,7 +20,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import psutil
 from pydantic import BaseModel, Field, TypeAdapter, field_validator
@@ -31,6 +31,8 @@ from tasks.records import Attempt, FailureClass, Impossible, Temporary
 
 TRACEBACK_CHARS = 8000  # the end of a traceback says most
 REPLY_CHARS = 4 * 2**20  # an answer is paths and numbers; whoever returns frames is told so
+
+NO_GPU_MEMORY = "CUBLAS_STATUS_ALLOC_FAILED"  # an allocation that cuBLAS could not have
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _DISK = _NO_ROOM | {errno.EIO}
@@ -203,11 +205,27 @@ def failure_class(error: BaseException) -> FailureClass:
     if isinstance(error, Temporary):
         return error.failure
     # torch's and Ray's own out-of-memory errors are known by name, so that this module needs neither
-    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    if named or isinstance(error, MemoryError) or NO_GPU_MEMORY in str(error):
         return FailureClass.OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno in _DISK:
         return FailureClass.DISK
     return FailureClass.BUG
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether a GPU can no longer be used by this process: after such an error every call to it fails."""
+    told = any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
+    return (told or (isinstance(error, RuntimeError) and "CUDA error" in str(error))) and (
+        failure_class(error) != FailureClass.OUT_OF_MEMORY
+    )
+
+
+def give_up(error: BaseException) -> NoReturn:
+    """End this worker's process at once; the driver finds out what it died of, as of any that dies."""
+    traceback.print_exception(error)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def last_traceback() -> str:

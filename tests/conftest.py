@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,12 @@ def prefect_server() -> Iterator[PrefectServer]:
     yield server
     drain_clients()
     server.close()
+
+
+@pytest.fixture
+def forkable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forked children end well: Prefect, once used in this process, trips over the fork when a child ends."""
+    monkeypatch.setattr(threading, "_threading_atexits", [])
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,7 @@ class Weights:
     by_hand: str = ""  # what a person does to get it, where no program can
     files: tuple[PublishedFile, ...] = ()
     hub: str = ""  # owner/name on the hub, which is asked for the files
+    also: tuple[str, ...] = ()  # patterns of other names that it may have: what its reader takes beside `pattern`
 
     @property
     def default(self) -> str:
@@ -77,7 +78,7 @@ class Weights:
         place = Path(os.path.expanduser(self.default if chosen is None else chosen))
         if place.is_file() or (not self.pattern and any((place / name).is_file() for name in MARKERS)):
             return place
-        offered = sorted(path for path in place.glob(self.pattern) if path.is_file()) if self.pattern else []
+        offered = self.offered(place, *((self.pattern,) if self.pattern else ()), *self.also)
         if len(offered) > 1:
             names = ", ".join(path.name for path in offered)
             raise InputError(f"{place}: {names}; {self.setting} for {self.name} names one of them")
@@ -85,9 +86,15 @@ class Weights:
             raise self.missing(place)
         return offered[0]
 
+    @staticmethod
+    def offered(place: Path, *patterns: str) -> list[Path]:
+        """Files of a folder that bear one of these names, sorted."""
+        return sorted({path for pattern in patterns for path in place.glob(pattern) if path.is_file()})
+
     def missing(self, place: Path) -> "MissingWeightsError":
         """The error for a place that holds no such model."""
-        found = f"no {self.pattern or MARKERS[0]} in it" if place.is_dir() else "no such file or folder"
+        names = " or ".join((self.pattern or MARKERS[0], *self.also))
+        found = f"no {names} in it" if place.is_dir() else "no such file or folder"
         way = f"do what `{self.command}` says" if self.by_hand else f"get it with: {self.command}"
         return MissingWeightsError(
             f"{place}: {found}; {self.name} needs {self.pattern or 'the folder'} of {self.origin} (licence: "

@@ -18,6 +18,8 @@ from tasks.snapshot import list_snapshots, list_tags, tag_snapshot
 from tasks.upkeep import collect_garbage, verify_snapshot
 from tests.small_store import MODALITIES, small_features, small_refs, small_snapshot
 
+pytestmark = pytest.mark.usefixtures("forkable")
+
 ROUNDS = 12
 GRACE_S = 600.0  # a young shard may be one that its writer has not named yet
 

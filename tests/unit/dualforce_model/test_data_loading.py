@@ -17,6 +17,8 @@ from dualforce_model.trainer import outlive_first_terminate
 from tasks.packing import pack_snapshot
 from tests.small_store import small_snapshot
 
+pytestmark = pytest.mark.usefixtures("forkable")
+
 NUM_STEPS, EPOCHS, BATCH, SEED = 4, 3, 2, 7
 # Steps that the windows of epoch 0 begin at, and the clips they are of: written down once, on numpy 2.4 and torch 2.13.
 STARTS = [4, 3, 5, 3, 1, 4, 1, 2]

@@ -77,6 +77,24 @@ def test_a_reader_under_another_name_is_sent_to_the_model() -> None:
     assert "dualforce weights pull mediapipe --again" in str(mesh.damaged(Path("x"), "cut"))
 
 
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("liveportrait", "motion_extractor.pth"), ("smirk", "SMIRK_em1.pt"), ("deca", "deca_model.tar"),
+     ("emoca", "detail.ckpt")],
+)  # fmt: skip
+def test_safetensors_of_the_same_stem_are_found_as_well(name: str, published: str, tmp_path: Path) -> None:
+    own, other = tmp_path / published, (tmp_path / published).with_suffix(".safetensors")
+    with pytest.raises(MissingWeightsError, match=r"no \S+ or \S+\.safetensors in it"):
+        PRETRAINED[name].find(tmp_path)
+    other.write_bytes(b"x")
+    assert PRETRAINED[name].find(tmp_path) == other
+    own.write_bytes(b"x")
+    with pytest.raises(InputError, match="names one of them"):
+        PRETRAINED[name].find(tmp_path)
+    other.unlink()
+    assert PRETRAINED[name].find(tmp_path) == own
+
+
 def test_a_folder_is_the_model_where_its_settings_are(tmp_path: Path) -> None:
     weights = PRETRAINED["hubert"]
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pydantic import ValidationError
 
 from dualforce_model import clock
 from dualforce_model.config import digest
@@ -191,3 +192,9 @@ def test_an_id_stands_for_itself_and_a_tag_for_what_it_names(tmp_path: Path) -> 
         resolve_snapshot(store, "../../secret")
     with pytest.raises(ValueError, match="shard"):
         FeatureRef(modality="video", fingerprint="f", key="k", shard="../x", clip_id="c")
+
+
+@pytest.mark.parametrize("clip_id", ["../../evil", "", "a/b", ".hidden", "a" * 81])
+def test_a_row_whose_clip_would_leave_a_folder_is_refused(clip_id: str) -> None:
+    with pytest.raises(ValidationError, match="clip_id"):
+        SnapshotRow.model_validate({**row("a", None, None, 1.0).model_dump(), "clip_id": clip_id})

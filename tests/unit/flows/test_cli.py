@@ -49,7 +49,20 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "weights",
     }
     inner = {path[1] for path, _ in ALL if len(path) == 2}
-    assert inner == {"build", "list", "show", "diff", "tag", "verify", "gc", "check", "pull", "pack", "export", "agreement"}
+    assert inner == {
+        "build",
+        "list",
+        "show",
+        "diff",
+        "tag",
+        "verify",
+        "gc",
+        "check",
+        "pull",
+        "pack",
+        "export",
+        "agreement",
+    }
 
 
 @pytest.mark.parametrize(

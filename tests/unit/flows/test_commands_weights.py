@@ -80,12 +80,24 @@ def test_pull_check_and_list(shared: Path, tmp_path: Path, mirror: tuple[str, Pa
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     damaged = run("check", "yunet", "silero", home=tmp_path)
     assert damaged.returncode == PROBLEMS
-    assert "damaged: yunet" in damaged.stderr
+    assert "damaged: yunet; missing: silero" in damaged.stderr
     assert "dualforce weights pull yunet --again" in damaged.stdout
     again = run("pull", "yunet", "--again", home=tmp_path, DUALFORCE_MIRROR=url)
     assert again.returncode == 0, again.stderr
     assert "as several public projects report it" in again.stdout
     assert run("check", "yunet", home=tmp_path).returncode == 0
+
+
+def test_check_fails_for_what_is_named_and_missing_or_incomplete(tmp_path: Path) -> None:
+    assert run("check", home=tmp_path).returncode == 0  # nobody asked for any of them
+    missing = run("check", "yunet", home=tmp_path)
+    assert (missing.returncode, "missing: yunet" in missing.stderr) == (PROBLEMS, True)
+    folder = tmp_path / ".cache/dualforce/weights/hubert-large-ll60k"
+    folder.mkdir(parents=True)
+    (folder / "preprocessor_config.json").write_text("{}")
+    for names in ((), ("hubert",)):
+        incomplete = run("check", *names, home=tmp_path)
+        assert (incomplete.returncode, "incomplete: hubert" in incomplete.stderr) == (PROBLEMS, True)
 
 
 @pytest.mark.parametrize("point", ["weights.before_rename", "weights.after_rename"])

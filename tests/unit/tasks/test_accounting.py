@@ -111,6 +111,27 @@ GOOD_SCORES = {
 }
 
 
+@pytest.mark.parametrize("failing", ["audio", "structure"])
+def test_a_failed_feature_decides_over_an_impossible_one_whatever_their_names(tmp_path: Path, failing: str) -> None:
+    config, policy = ExtractConfig(modalities=("audio", "structure")), load_policy("configs/policy/demo.yaml")
+    good = {name: {"method": "m", "value": value} for name, value in GOOD_SCORES.items()}
+    keys = {name: key for name, (key, _) in wanted_features(config, "d1").items()}
+    with Ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        ledger.add_clips("d", [clip("c")])
+        with ledger.lease("d", Stage.ACQUIRE, "r") as lease:
+            ledger.record(lease, [row("c", Stage.ACQUIRE)])
+        with ledger.lease("d", Stage.CURATE, "r") as lease:
+            ledger.record(lease, [row("c", Stage.CURATE, value={"scores": good, "digest": "d1"})])
+        with ledger.lease("d", Stage.EXTRACT, "r") as lease:
+            for name, key in keys.items():
+                said = {"state": "impossible", "reason": "no_face"}
+                if name == failing:
+                    said = {"state": "failed", "failure": "bug"}
+                ledger.record(lease, [row("c", Stage.EXTRACT, **{"feature": name, **said, "key": key})])
+        (found,) = fates(ledger, "d", policy, config)
+    assert (found.outcome, found.reason) == ("failed", FailureClass.BUG)
+
+
 def test_artifacts_stay_small_and_say_why(tmp_path: Path) -> None:
     (tmp_path / "big.jpg").write_bytes(b"x" * 100_000)
     many = [

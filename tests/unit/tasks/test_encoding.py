@@ -42,6 +42,27 @@ class Plain(Audio):
         return {"tokens": np.full((2, 1), value, np.float16)}
 
 
+def test_a_gpu_that_is_lost_ends_the_worker_and_charges_no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(BaseException):
+        """In place of the end of this process."""
+
+    def ended(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr("tasks.worker.os._exit", ended)
+    lost = type("AcceleratorError", (RuntimeError,), {})
+    for error in (lost("an illegal memory access"), RuntimeError("CUDA error: device-side assert triggered")):
+        broken = Plain()
+        monkeypatch.setattr(broken, "_one", lambda crop, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(Ended):
+            list(encode(broken, crops(1, 2), BatchSize(1)))
+    short = Plain()
+    full = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    monkeypatch.setattr(short, "_one", lambda crop: (_ for _ in ()).throw(full))
+    (lack,) = encode(short, crops(1), BatchSize(1))
+    assert lack["failure"] == FailureClass.OUT_OF_MEMORY
+
+
 class Batched(Plain):
     """Takes at most so many at once; a crop of 90 or more never fits."""
 

@@ -1,5 +1,6 @@
 """The extract worker: one decode, parts that survive a kill, keys that must agree."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,27 @@ def test_pictures_and_what_is_said_of_them_are_the_same_frames() -> None:
     with pytest.raises(ValidationError, match="one picture, make them equal"):
         ExtractConfig.model_validate({"modalities": ["video", "reference"], "video": {"num_references": 3}})
     ExtractConfig.model_validate({"modalities": ["video"], "video": {"num_references": 3}})
+
+
+def test_batches_are_no_larger_than_messages() -> None:
+    with pytest.raises(ValidationError, match="clips_per_batch 16 is more than clips_per_message 8"):
+        ExtractConfig(clips_per_batch=16)
+
+
+def test_a_part_that_cannot_be_written_is_its_own_clips(
+    tmp_path: Path, crop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bytes = storage.write_bytes
+
+    def failing(path: Path, data: bytes) -> None:
+        if path.parent.name == "audio":
+            raise OSError(errno.EIO, "a bad sector")
+        write_bytes(path, data)
+
+    monkeypatch.setattr(storage, "write_bytes", failing)
+    value = _worker(tmp_path)(_job(crop, ExtractConfig()))
+    assert value["audio"]["failure"] == FailureClass.DISK
+    assert {"part", "key"} == set(value["video"])
 
 
 def test_a_crop_that_changed_is_refused(tmp_path: Path, crop: Path) -> None:

@@ -28,6 +28,16 @@ def test_counts_rate_and_what_is_left(clock: list[float]) -> None:
         assert "left" not in progress.text()
 
 
+def test_counts_are_those_of_the_last_ends_however_often_an_item_ends() -> None:
+    ends = [("a", "failed"), ("b", "failed"), ("a", "impossible"), ("b", "done"), ("a", "done"), ("c", "failed")]
+    with Progress("extract", 3) as progress:
+        for item, state in ends:
+            progress.ended([item], state)
+        assert progress.counts() == "2 done, 1 failed"
+        progress.ended(["c", "c"], "done")
+        assert progress.counts() == "3 done"
+
+
 def test_the_rate_forgets_a_slow_start(clock: list[float]) -> None:
     with Progress("extract", 1000) as progress:
         clock.append(clock[-1] + 600)  # weights are loaded

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from dualforce_model.errors import InfrastructureError, InputError
-from tasks.downloads import DownloadConfig, Downloader, NetworkError, Wanted, WrongBytesError, drop, offline_by
+from tasks.downloads import DownloadConfig, Downloader, NetworkError, Wanted, WrongBytesError, drop
 
 DownloaderOf = Callable[..., Downloader]
 HOST = "https://models.example"
@@ -191,6 +192,39 @@ def test_attempts_that_bring_much_do_not_count(
     assert downloader_of(tries=2).fetch(WANTED, part).sha256 == SHA256
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder"])
+def test_what_was_put_in_a_part_s_place_is_not_written_to(
+    server: Any, downloader_of: DownloaderOf, part: Path, kind: str
+) -> None:
+    server.add("/m/model.onnx", CONTENT)
+    other = part.parent / "other"
+    if kind == "link":
+        other.write_bytes(b"precious")
+        part.symlink_to(other)
+    elif kind == "dangling link":
+        part.symlink_to(other)
+    elif kind == "pipe":
+        os.mkfifo(part)
+    else:
+        part.mkdir()
+    with pytest.raises(InputError, match=r"\.model\.onnx\.part: a link, folder or device"):
+        downloader_of().fetch(WANTED, part)
+    assert server.asked == []
+    assert (other.read_bytes() if kind == "link" else other.exists()) == (b"precious" if kind == "link" else False)
+
+
+def test_a_link_that_is_put_there_meanwhile_is_not_followed(
+    server: Any, downloader_of: DownloaderOf, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add("/m/model.onnx", CONTENT)
+    other = part.parent / "other"
+    other.write_bytes(b"precious")
+    monkeypatch.setattr("tasks.downloads.check_room", lambda *_: part.symlink_to(other))
+    with pytest.raises(OSError, match="symbolic links"):
+        downloader_of().fetch(WANTED, part)
+    assert other.read_bytes() == b"precious"
+
+
 # ------------------------------------------------------------------------------------------------------------ the hub
 
 
@@ -198,12 +232,25 @@ def test_the_hub_s_own_digest_is_held_to(server: Any, downloader_of: DownloaderO
     linked = {"X-Linked-Etag": f'"{SHA256}"', "X-Repo-Commit": "c" * 40}
     server.add("/o/r/resolve/main/model.onnx", b"", redirect="/store", headers=linked)
     server.add("/store", CONTENT, etag='"md5 of the store"')
-    arrived = downloader_of().fetch(ON_HUB, part)
+    arrived = downloader_of(hub=server.url).fetch(ON_HUB, part)
     assert (arrived.vouched, arrived.commit) == ("hub", "c" * 40)
     server.add("/store", CONTENT[:-1])
     with pytest.raises(WrongBytesError, match=f"expected some bytes and SHA-256 {SHA256}"):
-        downloader_of().fetch(ON_HUB, part)
+        downloader_of(hub=server.url).fetch(ON_HUB, part)
     assert nothing_left(part)
+
+
+def test_a_mirror_announces_nothing_for_the_hub(
+    server: Any, elsewhere: Any, downloader_of: DownloaderOf, part: Path
+) -> None:
+    linked = {"X-Linked-Etag": f'"{SHA256}"', "X-Repo-Commit": "c" * 40}
+    server.add("/o/r/resolve/main/model.onnx", CONTENT, headers=linked)
+    arrived = downloader_of().fetch(ON_HUB, part)
+    assert (arrived.vouched, arrived.commit) == ("", "")
+    # Not even where it sends us on to some file of the hub.
+    server.add("/o/r/resolve/main/model.onnx", b"", redirect=f"{elsewhere.url}/other")
+    elsewhere.add("/other", CONTENT, headers=linked)
+    assert downloader_of(hub=elsewhere.url).fetch(ON_HUB, part).vouched == ""
 
 
 def test_another_file_on_the_hub_than_the_published_one_is_not_fetched(
@@ -300,10 +347,3 @@ def test_a_mirror_that_is_none_is_refused_without_its_secrets(mirror: str) -> No
     assert "password" not in str(caught.value)
     with pytest.raises(InputError, match="HF_ENDPOINT: "):
         DownloadConfig.from_environment(None, {"HF_ENDPOINT": mirror})
-
-
-def test_settings_that_switch_the_network_off() -> None:
-    assert offline_by({}) == ""
-    assert offline_by({"DUALFORCE_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}) == "DUALFORCE_OFFLINE"
-    assert offline_by({"HF_HUB_OFFLINE": "True"}) == "HF_HUB_OFFLINE"
-    assert offline_by({"HF_HUB_OFFLINE": "0", "DUALFORCE_OFFLINE": ""}) == ""

@@ -17,9 +17,9 @@ import pytest
 from dualforce_model.errors import BusyError, InputError
 from dualforce_model.pretrained import Archive, PublishedFile, Weights, weights_digest
 from tasks.archives import ArchiveError
-from tasks.downloads import Downloader, NetworkError, OfflineError, WrongBytesError
+from tasks.downloads import Downloader, NetworkError, WrongBytesError
 from tasks.process import folder_lock
-from tasks.pulling import Pull, check_pull
+from tasks.pulling import OfflineError, Pull, check_pull, offline_by
 from tasks.weight_states import PINS_NAME, Pins, State, checked, chosen, listed, state_of
 
 DownloaderOf = Callable[..., Downloader]
@@ -120,6 +120,52 @@ def test_a_digest_that_nobody_published_is_pinned_by_the_first_pull(
     assert (root / "i3d" / "i3d.onnx").read_bytes() == OTHER
 
 
+def test_a_pin_of_any_source_holds_also_where_a_mirror_tells_another_digest(
+    server: Any, downloader_of: DownloaderOf, root: Path
+) -> None:
+    url = f"https://huggingface.co/o/r/resolve/{'c' * 40}/i3d.onnx"
+    weights = model("i3d", files=(PublishedFile("i3d.onnx", url),))
+    path = f"/o/r/resolve/{'c' * 40}/i3d.onnx"
+    server.add(path, ONE, headers={"X-Linked-Etag": f'"{sha256(ONE)}"'})
+    assert [each.vouched for each in Pull(root, downloader_of(hub=server.url))([weights]).files] == ["hub"]
+    server.add(path, OTHER, headers={"X-Linked-Etag": f'"{sha256(OTHER)}"'})
+    for hub in (server.url, "https://huggingface.co"):
+        with pytest.raises(
+            WrongBytesError, match=r"pinned in .*\.pulled\.json; to trust another file, remove it there"
+        ):
+            Pull(root, downloader_of(hub=hub), again=True)([weights])
+    assert (root / "i3d" / "i3d.onnx").read_bytes() == ONE
+    server.add(path, ONE)
+    (again,) = Pull(root, downloader_of(), again=True)([weights]).files
+    assert again.vouched == "hub"
+    (root / "i3d" / PINS_NAME).unlink()
+    server.add(path, OTHER, headers={"X-Linked-Etag": f'"{sha256(OTHER)}"'})
+    pulled = Pull(root, downloader_of(), again=True)([weights])
+    assert "trusted because it was the first to come" in pulled.text()
+
+
+def test_room_is_looked_for_before_anything_comes(
+    server: Any, downloader_of: DownloaderOf, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add("/one.onnx", ONE)
+    server.add("/two.onnx", TWO)
+    models = [model("one"), model("two", TWO)]
+
+    def free(num_bytes: int) -> None:
+        usage = shutil.disk_usage("/")._replace(free=(64 << 20) + num_bytes)
+        monkeypatch.setattr("tasks.downloads.shutil.disk_usage", lambda _: usage)
+
+    free(len(ONE) + len(TWO) - 1)  # each of them would fit
+    with pytest.raises(InputError, match=f"bytes are free, {(64 << 20) + 6000} are needed; make room"):
+        Pull(root, downloader_of())(models)
+    assert server.asked == []
+    (root / "one").mkdir()
+    (root / "one" / ".one.onnx.part").write_bytes(ONE[:1])  # what has come already needs no more room
+    Pull(root, downloader_of())(models)
+    free(0)
+    assert len(Pull(root, downloader_of())(models).present) == 2  # nothing to come, no room needed
+
+
 def test_a_pull_that_was_cut_goes_on(server: Any, downloader_of: DownloaderOf, root: Path) -> None:
     server.add("/yunet.onnx", ONE, faults=["cut:1000", "drop", "drop"])
     with pytest.raises(NetworkError):
@@ -206,6 +252,24 @@ def test_another_model_of_the_archive_that_is_there_is_kept(
     assert (root / "buffalo" / "rec.onnx").read_bytes() == b"mine"
 
 
+def test_an_archive_is_fetched_once_for_all_that_are_asked_again(
+    server: Any, downloader_of: DownloaderOf, root: Path, registry: Callable[..., None]
+) -> None:
+    content = pack(det=ONE, rec=TWO, age=OTHER)
+    server.add("/pack.zip", content)
+    members = {"det": ONE, "rec": TWO, "age": OTHER}
+    models = [packed(name, data, content) for name, data in members.items()]
+    registry(*models)
+    (root / "buffalo").mkdir(parents=True)
+    for name in members:
+        (root / "buffalo" / f"{name}.onnx").write_bytes(b"mine")
+    pulled = Pull(root, downloader_of(), again=True)(models[:2])
+    assert len(server.asked) == 1
+    assert [each.model for each in pulled.files] == ["det", "rec"]
+    found = {name: (root / "buffalo" / f"{name}.onnx").read_bytes() for name in members}
+    assert found == {"det": ONE, "rec": TWO, "age": b"mine"}
+
+
 def test_a_wrong_file_in_a_right_archive_is_not_kept(
     server: Any, downloader_of: DownloaderOf, root: Path, registry: Callable[..., None]
 ) -> None:
@@ -252,13 +316,15 @@ def test_the_hub_s_list_of_files_is_pulled_at_its_commit(server: Any, downloader
     hub_list(server, "c" * 40, *rows)
     server.add(f"/owner/mova/resolve/{'c' * 40}/video%20dit/a.safetensors", ONE)
     with pytest.raises(InputError, match="404"):
-        Pull(root, downloader_of())([HUB_MODEL])
+        Pull(root, downloader_of(hub=server.url))([HUB_MODEL])
     assert names(root / "mova") == [".pulled.json", "video dit/a.safetensors"]  # the index comes last
+    cut = state_of(HUB_MODEL, root)
+    assert (cut.state, cut.details) == (State.INCOMPLETE, ("model_index.json is not there",))
     # By the next run the branch has moved on; a pull that has begun stays with its commit.
     hub_list(server, "d" * 40, *rows)
     hub_list(server, "c" * 40, *rows, revision="c" * 40)
     server.add(f"/owner/mova/resolve/{'c' * 40}/model_index.json", b"{}")
-    Pull(root, downloader_of())([HUB_MODEL])
+    Pull(root, downloader_of(hub=server.url))([HUB_MODEL])
     pins = Pins.read(root / "mova").files
     assert {pin.commit for pin in pins.values()} == {"c" * 40}
     assert {name: pin.vouched for name, pin in pins.items()} == {
@@ -279,8 +345,65 @@ def test_a_list_with_names_that_lead_out_is_refused(
     assert names(root) == [".lock"]
 
 
+@pytest.mark.parametrize("name", [".pulled.json", "a/.pulled.json", ".hidden/model.safetensors"])
+def test_a_list_with_hidden_names_is_refused(server: Any, downloader_of: DownloaderOf, root: Path, name: str) -> None:
+    hub_list(server, "c" * 40, {"rfilename": name, "size": 2}, {"rfilename": "config.json", "size": 2})
+    with pytest.raises(InputError, match="is hidden, as our own notes are"):
+        Pull(root, downloader_of())([HUB_MODEL])
+    assert names(root) == [".lock"]
+
+
+def test_what_makes_a_folder_count_as_the_model_comes_last(
+    server: Any, downloader_of: DownloaderOf, root: Path
+) -> None:
+    listed_names = ["config.json", "tokenizer.json", "a/config.json", "z.safetensors"]
+    hub_list(server, "c" * 40, *({"rfilename": name, "size": 2} for name in listed_names))
+    for name in listed_names:
+        server.add(f"/owner/mova/resolve/{'c' * 40}/{name}", b"{}")
+    Pull(root, downloader_of())([HUB_MODEL])
+    asked = [path.partition("c" * 40 + "/")[2] for path, _ in server.asked[1:]]
+    assert asked == ["a/config.json", "tokenizer.json", "z.safetensors", "config.json"]
+
+
+def test_a_mirror_s_list_is_no_word_of_the_hub(server: Any, downloader_of: DownloaderOf, root: Path) -> None:
+    def offer(content: bytes) -> None:
+        hub_list(server, "c" * 40, {"rfilename": "config.json", "size": 3000, "lfs": {"sha256": sha256(content)}})
+        server.add(f"/owner/mova/resolve/{'c' * 40}/config.json", content)
+
+    offer(ONE)
+    assert [each.vouched for each in Pull(root, downloader_of())([HUB_MODEL]).files] == ["first pull"]
+    offer(OTHER)
+    with pytest.raises(WrongBytesError, match="pinned in"):
+        Pull(root, downloader_of(), again=True)([HUB_MODEL])
+    (told,) = Pull(root, downloader_of(hub=server.url), again=True)([HUB_MODEL]).files
+    assert told.vouched == "hub"
+
+
+def test_files_whose_list_nobody_noted_are_incomplete(server: Any, downloader_of: DownloaderOf, root: Path) -> None:
+    hub_list(server, "c" * 40, {"rfilename": "config.json", "size": 2})
+    server.add(f"/owner/mova/resolve/{'c' * 40}/config.json", b"{}")
+    Pull(root, downloader_of())([HUB_MODEL])
+    path = root / "mova" / PINS_NAME
+    kept = json.loads(path.read_text())
+    del kept["listing"]
+    path.write_text(json.dumps(kept))
+    found = state_of(HUB_MODEL, root, read=True)
+    assert found.state is State.INCOMPLETE
+    assert "dualforce weights pull mova asks" in found.details[0]
+    hub_list(server, "c" * 40, {"rfilename": "config.json", "size": 2}, revision="c" * 40)
+    Pull(root, downloader_of())([HUB_MODEL])
+    assert state_of(HUB_MODEL, root).state is State.VERIFIED
+
+
 @pytest.mark.parametrize(
-    "body", [b"[]", b'{"sha": "c"}', b'{"sha": "c", "siblings": [1]}', b'{"sha":"c","siblings":[]}']
+    "body",
+    [
+        b"[]",
+        b'{"sha": "c"}',
+        b'{"sha": "c", "siblings": [1]}',
+        b'{"sha":"c","siblings":[]}',
+        b'{"sha":"c","siblings":[{"rfilename": "a/config.json"}]}',  # nothing that makes the folder a model
+    ],
 )
 def test_a_list_of_another_form_is_refused(server: Any, downloader_of: DownloaderOf, root: Path, body: bytes) -> None:
     server.add("/api/models/owner/mova/revision/main?blobs=true", body)
@@ -304,6 +427,13 @@ def test_what_no_program_may_fetch_is_told_by_hand(root: Path) -> None:
     ):
         check_pull([weights], root, "", lambda _: True)
     assert state_of(weights, root).details == ("by hand: open it in a browser (https://models.example/smirk.onnx)",)
+
+
+def test_settings_that_switch_the_network_off() -> None:
+    assert offline_by({}) == ""
+    assert offline_by({"DUALFORCE_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}) == "DUALFORCE_OFFLINE"
+    assert offline_by({"HF_HUB_OFFLINE": "True"}) == "HF_HUB_OFFLINE"
+    assert offline_by({"HF_HUB_OFFLINE": "0", "DUALFORCE_OFFLINE": ""}) == ""
 
 
 def test_offline_is_refused_with_the_way_by_hand(root: Path) -> None:
@@ -352,7 +482,7 @@ def test_a_flipped_byte_is_damage(root: Path) -> None:
     state_of(weights, root, read=True)
     path.write_bytes(bytes([ONE[0] ^ 1]) + ONE[1:])
     found = checked([weights], root)
-    assert [each.name for each in found.damaged] == ["yunet"]
+    assert found.unusable(missing_too=False) == "damaged: yunet"
     assert "yunet.onnx: SHA-256" in found.text()
     assert "dualforce weights pull yunet --again" in found.text()
 
@@ -370,6 +500,30 @@ def test_nobody_vouches_for_an_unknown_file(root: Path) -> None:
     placed(root, weights, ONE)
     assert state_of(weights, root, read=True).state is State.UNPINNED
     assert names(root) == ["unknown/unknown.onnx"]  # check trusts nothing
+
+
+def test_a_file_that_is_read_in_its_stead_is_left_alone_and_told(
+    server: Any, downloader_of: DownloaderOf, root: Path
+) -> None:
+    server.add("/net.onnx", ONE)
+    weights = model("net", also=("net.safetensors",))
+    path = root / "net" / "net.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(OTHER)
+    assert (state_of(weights, root).state, state_of(weights, root).where) == (State.UNPINNED, str(path))
+    pulled = Pull(root, downloader_of())([weights])
+    assert (pulled.files, pulled.present, server.asked) == ((), (str(path),), [])
+    assert weights.find(root / "net") == path
+
+
+def test_what_cannot_be_used_is_said_by_state(root: Path) -> None:
+    damaged, half = model("damaged"), folder_model()
+    placed(root, damaged, OTHER)
+    placed(root, half, ONE)
+    found = checked([damaged, half, model("none")], root)
+    assert found.unusable(missing_too=False) == "damaged: damaged; incomplete: hubert"
+    assert found.unusable(missing_too=True) == "damaged: damaged; incomplete: hubert; missing: none"
+    assert checked([model("none")], root).unusable(missing_too=False) == ""
 
 
 def test_a_file_of_another_name_that_fits_is_told(root: Path) -> None:
@@ -402,7 +556,7 @@ def test_a_net_of_ours_that_cannot_take_the_file_is_damage(root: Path) -> None:
     (root / "smirk").mkdir(parents=True)
     (root / "smirk" / "SMIRK_em1.pt").write_bytes(ONE)
     found = checked(chosen(["smirk"]), root)
-    assert [each.name for each in found.damaged] == ["smirk"]
+    assert found.unusable(missing_too=False) == "damaged: smirk"
     assert "not readable as tensors alone" in found.text()
 
 
