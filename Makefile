@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 SEED ?= 0
+JOBS ?= 2
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help install install-dev demo test test-slow check format ui clean
@@ -25,8 +26,8 @@ $(VENV)/.dev: $(VENV)/.core
 demo: $(VENV)/.core  ## the whole chain on this machine, into runs/demo (OUT=, SEED=)
 	$(BIN)/dualforce demo --out $(OUT) --seed $(SEED)
 
-test: $(VENV)/.dev  ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow and not gpu"
+test: $(VENV)/.dev  ## the fast tests, in as many processes as JOBS says (2)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "slow and not gpu"
