@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 
 from dualforce_model import clock, flame, media, storage
-from dualforce_model.encoders import make_encoder
+from dualforce_model.encoders import Landmarking, Placing, make_encoder
+from dualforce_model.encoders.base import NoFaceError
 from dualforce_model.media import MediaError
 from dualforce_model.schema import Feature, FeatureRef, SchemaError
 from dualforce_model.shards import load_feature
 from dualforce_model.storage import Storage, StorageError
 from tasks.extract import ExtractConfig
-from tasks.feature_sheet import ClipMedia, feature_sheet
+from tasks.feature_sheet import ClipMedia, Places, feature_sheet, moments
 from tasks.ledger import Ledger
 from tasks.place import Place
 from tasks.preview import shrunk
@@ -33,6 +35,8 @@ def features_markdown(place: Place, config: ExtractConfig, run_id: str) -> str:
         crops = {row.clip_id: row.value for row in ledger.rows_of(place.dataset, Stage.CURATE, made)}
     parts = [f"{len(made)} of the clips that this run encoded. The pictures lie in `{place.folder / FOLDER}`."]
     structure = make_encoder(config.structure.encoder.name, config.structure.encoder.config)
+    if isinstance(structure, Landmarking):
+        structure.load()
     names = entry_names(structure)
     for clip_id, refs in made.items():
         try:
@@ -43,12 +47,30 @@ def features_markdown(place: Place, config: ExtractConfig, run_id: str) -> str:
             words = " ".join(str(error).replace("`", "'").split())[:WORDS_CHARS]
             parts.append(f"`{clip_id}` cannot be shown: `{words}`")
             continue
-        picture = feature_sheet(clip_id, clip, features, names, structure)
+        picture = feature_sheet(clip_id, clip, features, names, _places(structure, clip, features))
         path = place.folder / FOLDER / f"{clip_id}.jpg"
         storage.write_bytes(path, picture)
         small = base64.b64encode(shrunk(path, PAGE_WIDTH_PX)).decode("ascii")
         parts.append(f"![{clip_id}](data:image/jpeg;base64,{small})")
     return "\n\n".join(parts)
+
+
+def _places(structure: Any, clip: ClipMedia, features: Mapping[str, Feature]) -> Places:
+    """Landmarks of each frame that is shown, where the structure encoder knows any."""
+    shown = moments(len(clip.frames))
+    if isinstance(structure, Placing) and "structure" in features:
+        return list(structure.places(features["structure"]["motion"])[shown])
+    if not isinstance(structure, Landmarking):
+        return ()
+    return [_landmarks(structure, clip.frames[moment]) for moment in shown]
+
+
+def _landmarks(structure: Landmarking, frame: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "k 2"] | None:
+    """Of one frame alone: frames so far apart are no track."""
+    try:
+        return structure.landmarks(frame[None])[0]
+    except NoFaceError:
+        return None
 
 
 def entry_names(structure: Any) -> Mapping[str, tuple[str, ...]]:

@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dualforce_model import clock
-from dualforce_model.encoders import LogMel, Placing
+from dualforce_model.encoders import LogMel
 from dualforce_model.schema import Feature
 
 FRAMES = 8
 FRAME_PX = 160
-DOT_PX = 2
+DOT_PX, MANY = 2, 60  # of so many landmarks each is drawn smaller
 WIDTH_INCHES, DOTS_PER_INCH = 11.6, 110
 STRIP_INCHES, LANE_INCHES, MEL_INCHES = 1.24, 0.34, 1.1
 MAX_LANES = 10
@@ -31,6 +31,10 @@ JPEG_QUALITY = 85
 INK, FAINT, RULE = "#1c2430", "#667080", "#d5dae1"
 LINES = {"structure": "#1f5fbf", "flame": "#8a4fb0", "video": "#d07a1f"}
 DOT = (90, 220, 90)
+
+
+# Points (x, y) of each frame that is shown, as shares of width and height; None: nothing was found in it.
+Places = Sequence[Float32[np.ndarray, "k 2"] | None]
 
 
 class ClipMedia(NamedTuple):
@@ -54,13 +58,10 @@ def feature_sheet(
     clip: ClipMedia,
     features: Mapping[str, Feature],
     names: Mapping[str, Sequence[str]],
-    structure: object = None,
+    places: Places = (),
 ) -> bytes:
-    """JPEG of a clip's features. `names`: of the entries of structure and FLAME; `structure`: the encoder, if known."""
+    """JPEG of a clip's features. `names`: of the entries of structure and FLAME; `places`: what `moments` show."""
     lanes = lanes_of(features, names)
-    places = None
-    if isinstance(structure, Placing) and "structure" in features:
-        places = structure.places(features["structure"]["motion"])
     mels = None if not len(clip.sound) else LogMel()(clip.sound)[:, : LogMel().config.num_mels].T
     heights = [STRIP_INCHES] + [max(len(lanes), 1) * LANE_INCHES] * bool(lanes) + [MEL_INCHES] * (mels is not None)
     figure = Figure(figsize=(WIDTH_INCHES, sum(heights) + 0.75), dpi=DOTS_PER_INCH, layout="constrained")
@@ -113,16 +114,21 @@ def _liveliest(rows: Float[np.ndarray, "T m"], names: Sequence[str]) -> list[int
     return sorted(sorted(moving, key=lambda entry: -spread[entry])[:MAX_LANES])
 
 
-def _strip(
-    frames: UInt8[np.ndarray, "T H W 3"], places: Float[np.ndarray, "T k 2"] | None
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Frames at equal distances side by side, each in the middle of its stretch, with dots where the places are."""
+def moments(num_frames: int) -> list[int]:
+    """The frames that are shown: at equal distances, each in the middle of its stretch."""
+    return [min(int((index + 0.5) / FRAMES * num_frames), num_frames - 1) for index in range(FRAMES)]
+
+
+def _strip(frames: UInt8[np.ndarray, "T H W 3"], places: Places) -> UInt8[np.ndarray, "h w 3"]:
+    """Frames side by side, with dots where the places are."""
     shown = []
-    for index in range(FRAMES):
-        moment = min(int((index + 0.5) / FRAMES * len(frames)), len(frames) - 1)
+    for index, moment in enumerate(moments(len(frames))):
         frame = cv2.resize(frames[moment], (FRAME_PX, FRAME_PX), interpolation=cv2.INTER_AREA)
-        for x, y in () if places is None else places[moment]:
-            cv2.circle(frame, (round(float(x) * FRAME_PX), round(float(y) * FRAME_PX)), DOT_PX, DOT, -1, cv2.LINE_AA)
+        points = places[index] if places else None
+        if points is not None:
+            radius = DOT_PX if len(points) < MANY else 1
+            for x, y in points * FRAME_PX:
+                cv2.circle(frame, (round(float(x)), round(float(y))), radius, DOT, -1, cv2.LINE_AA)
         shown.append(frame)
     return np.concatenate(shown, axis=1)
 

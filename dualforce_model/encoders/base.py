@@ -130,6 +130,19 @@ class Placing(Protocol):
         ...
 
 
+@runtime_checkable
+class Landmarking(Protocol):
+    """A structure encoder that finds landmarks on its way, for pictures that people look at."""
+
+    def load(self, device: str = "cpu") -> None:
+        """Read the weights."""
+        ...
+
+    def landmarks(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T k 2"]:
+        """Points (x, y) of every frame as shares of its width and height. Raises NoFaceError; `load` comes first."""
+        ...
+
+
 class EncoderChoice(Frozen):
     """One encoder by name, as `make_encoder` takes it."""
 

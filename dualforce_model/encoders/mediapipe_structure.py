@@ -16,6 +16,7 @@ from dualforce_model.layout import Layout, Part
 from dualforce_model.pretrained import Weights
 
 SOURCE = "MediaPipe"
+NUM_MESH = 468  # points of the face itself; the irises come after them
 MP62 = Layout(
     name="mp62",
     version=1,
@@ -79,6 +80,11 @@ class MediaPipeStructure:
         """Rows of every frame. Raises NoFaceError."""
         track = self._mesh.track(frames)
         return rows_of(track, frames.shape[2])
+
+    def landmarks(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T 468 2"]:
+        """The mesh, without the irises, as shares of the frames' width and height. Raises NoFaceError."""
+        points = self._mesh.track(frames).points[:, :NUM_MESH, :2]
+        return np.asarray(points / np.array(frames.shape[2:0:-1], np.float32), np.float32)
 
 
 def rows_of(track: MeshTrack, width_px: int) -> Float32[np.ndarray, "T 62"]:

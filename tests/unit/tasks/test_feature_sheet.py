@@ -17,7 +17,7 @@ from dualforce_model.storage import Storage
 from tasks.artifacts import GALLERY_BYTES
 from tasks.extract import ExtractConfig
 from tasks.feature_gallery import FOLDER, SHOWN_CLIPS, entry_names, features_markdown
-from tasks.feature_sheet import DOT, FRAME_PX, FRAMES, ClipMedia, feature_sheet, lanes_of
+from tasks.feature_sheet import DOT, FRAME_PX, FRAMES, ClipMedia, feature_sheet, lanes_of, moments
 from tasks.ledger import Ledger
 from tasks.ledger_tables import Row
 from tasks.place import Place
@@ -89,7 +89,9 @@ def test_places_are_drawn_into_the_frames() -> None:
     features["structure"]["motion"][:, :3] = 0.0
     names = {"structure": FaceDctStructure().layout}
     plain = feature_sheet("a", clip, features, names)
-    marked = feature_sheet("a", clip, features, names, FaceDctStructure())
+    places = FaceDctStructure().places(features["structure"]["motion"])[moments(NUM_FRAMES)]
+    marked = feature_sheet("a", clip, features, names, list(places))
+    one = feature_sheet("a", clip, features, names, [places[0], *[None] * (FRAMES - 1)])
 
     def dots(data: bytes) -> int:
         pixels = picture(data)[:200].astype(int)
@@ -97,6 +99,7 @@ def test_places_are_drawn_into_the_frames() -> None:
 
     assert dots(plain) == 0
     assert dots(marked) > 4 * FRAMES
+    assert 0 < dots(one) < dots(marked) / 4
 
 
 def test_places_follow_the_box() -> None:

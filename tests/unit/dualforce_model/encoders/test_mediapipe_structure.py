@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualforce_model.encoders import MediaPipeStructure, make_encoder
+from dualforce_model.encoders import Landmarking, MediaPipeStructure, make_encoder
 from dualforce_model.encoders.base import NoFaceError
 from dualforce_model.encoders.face_mesh import BLENDSHAPES, NUM_POINTS, FaceMeshConfig, MeshTrack
 from dualforce_model.encoders.mediapipe_structure import MP62, rows_of
@@ -97,6 +97,17 @@ def test_the_same_face_nearer_is_larger(encoder: MediaPipeStructure, talking: np
 def test_it_tells_its_table_and_no_key_points_at_rest(encoder: MediaPipeStructure, talking: np.ndarray) -> None:
     assert layout_of(encoder) is MP62
     assert measure(encoder, talking[:1]).canonical is None
+
+
+def test_landmarks_lie_on_the_face(encoder: MediaPipeStructure, talking: np.ndarray) -> None:
+    assert isinstance(encoder, Landmarking)
+    shown = encoder.landmarks(talking[:3])
+    assert shown.shape == (3, 468, 2)
+    left_eye, chin = shown[:, 33], shown[:, 152]
+    assert np.all((shown > 0) & (shown < 1))
+    assert np.all(left_eye[:, 1] < chin[:, 1])
+    halved = np.ascontiguousarray(talking[:3, ::2, ::2])
+    np.testing.assert_allclose(encoder.landmarks(halved), shown, atol=0.03)
 
 
 def test_no_face_is_said(encoder: MediaPipeStructure) -> None:
