@@ -16,8 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dualforce_model import flame
+from dualforce_model.batching import BatchSize, in_batches
 from dualforce_model.config import Frozen, digest
 from dualforce_model.encoders.base import Modality
+from dualforce_model.encoders.exact import exact_arithmetic
 from dualforce_model.encoders.face_mesh import FaceMesh, FaceMeshConfig
 from dualforce_model.encoders.flame_rows import FlameTrack
 from dualforce_model.layout import Layout
@@ -30,7 +32,9 @@ class FlameNetConfig(Frozen):
 
     weights: Path | None = Field(None, description="the net's file or its folder; empty: see `dualforce weights list`")
     mesh: FaceMeshConfig = FaceMeshConfig()
-    batch_frames: int = Field(16, ge=1, le=1024, description="frames that the net sees at once: what bounds its memory")
+    batch_frames: int = Field(
+        16, ge=1, le=1024, description="frames that the net sees at once; fewer where memory runs out"
+    )
 
 
 class Said(NamedTuple):
@@ -56,6 +60,7 @@ class FlameNet(ABC):
         self._mesh = FaceMesh(self._config.mesh)
         self._net: nn.Module | None = None
         self._device = "cpu"
+        self._batch = BatchSize(self._config.batch_frames)
 
     @property
     def config(self) -> FlameNetConfig:
@@ -93,11 +98,12 @@ class FlameNet(ABC):
     def track(self, frames: UInt8[np.ndarray, "T H W 3"]) -> FlameTrack:
         """Parameters of every RGB frame; one picture is a clip of one frame. Raises NoFaceError."""
         mesh = self._mesh.track(frames)
-        size = self._config.batch_frames
-        said = [
-            self._ask(frames[first : first + size], mesh.points[first : first + size])
-            for first in range(0, len(frames), size)
-        ]
+
+        def ask(span: range) -> Said:
+            some = slice(span.start, span.stop)
+            return self._ask(frames[some], mesh.points[some])
+
+        said = in_batches(self._batch, ask, range(len(frames)))
         fields = {name: _joined([each.fields[name] for each in said]) for name in said[0].fields}
         lids = [each.eyelids for each in said if each.eyelids is not None]
         return FlameTrack(self.layout.join(fields), _joined(lids) if lids else None, mesh.seen)
@@ -107,12 +113,12 @@ class FlameNet(ABC):
         return self.track(frames).parameters
 
     @torch.inference_mode()
+    @exact_arithmetic()
     def _ask(self, frames: UInt8[np.ndarray, "b H W 3"], points: Float32[np.ndarray, "b 478 3"]) -> Said:
         assert self._net is not None, "load() comes first"
         pictures = np.stack([self._picture(frame, mesh) for frame, mesh in zip(frames, points, strict=True)])
         shown = torch.from_numpy(pictures).to(self._device).permute(0, 3, 1, 2)  # channels last: a quarter faster
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            return self._read(self._net(shown))
+        return self._read(self._net(shown))
 
     @abstractmethod
     def _open(self, path: Path) -> nn.Module:

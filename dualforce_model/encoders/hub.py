@@ -30,6 +30,8 @@ STEMS = {  # names of weights, safe ones first
 }
 OFFLINE = ("HF_HUB_OFFLINE", "DUALFORCE_OFFLINE")
 MAX_JSON_BYTES = 1 << 20
+# What config.json says of who wrote it and how it was stored; what the net computes in is ours to say.
+UNSAID = {"_name_or_path", "transformers_version", "_diffusers_version", "architectures", "torch_dtype", "dtype"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EXTRAS = {"transformers": "; pip install 'dualforce[encoders]'", "diffusers": ""}
 ToldT = TypeVar("ToldT", bound="Told")
@@ -113,10 +115,8 @@ class PublishedEncoder:
 
     @property
     def weights_digest(self) -> str:
-        """Over names and digests of the files that are read, wherever they lie."""
-        assert self.weights is not None
-        name = self.weights.name
-        return digest([[file.name, weights_digest(name, file)] for file in sorted(self._files())])
+        """Over names and digests of the files that are read, wherever they lie; of config.json, what is of the net."""
+        return digest([[file.name, self._file_digest(file)] for file in sorted(self._files())])
 
     def fingerprint(self) -> str:
         """32 hex digits over name, version, settings and content of the files; where these lie does not matter."""
@@ -209,6 +209,15 @@ class PublishedEncoder:
             f"{self.folder}: no {names} in it, and no index of its shards; get it with: {self.weights.command}"
         )
 
+    def _file_digest(self, file: Path) -> str:
+        assert self.weights is not None
+        if file != self.folder / CONFIG_NAME:
+            return weights_digest(self.weights.name, file)
+        try:
+            return digest(_spoken(self.said))
+        except ValueError as error:  # NaN, or half a character: canonical JSON has neither
+            self._refuse(f"{CONFIG_NAME}: {error}")
+
     def _files(self) -> list[Path]:
         spoken = [self.folder / name for name in (CONFIG_NAME, PREPROCESSOR_NAME)]
         return [file for file in spoken if file.is_file()] + self._weight_files()
@@ -267,25 +276,79 @@ def _no_bars(package: str) -> Iterator[None]:
             bars.enable_progress_bar()
 
 
+def _spoken(said: Any) -> Any:
+    """What a config.json says of the net, at any depth."""
+    if isinstance(said, list):
+        return [_spoken(each) for each in said]
+    return {key: _spoken(each) for key, each in said.items() if key not in UNSAID} if isinstance(said, dict) else said
+
+
 def _fetched(name: str, form: Form, hub: str, revision: str) -> Path:
-    """Folder of the hub's cache with that commit; what is not there yet is downloaded unless that is forbidden."""
-    from huggingface_hub import snapshot_download
+    """Folder of the hub's cache with that commit.
+
+    A commit never changes: what the cache has whole is taken without asking the network. Only what it lacks is
+    downloaded, unless that is forbidden.
+    """
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     offline = any(os.environ.get(each, "").strip().lower() not in ("", "0", "false", "no") for each in OFFLINE)
-    within = f"{form.subfolder}/" if form.subfolder else ""
-    for stem in STEMS[form.package]:
-        base, _, suffix = stem.rpartition(".")
-        names = (CONFIG_NAME, PREPROCESSOR_NAME, f"{base}*.{suffix}", f"{stem}{INDEX_SUFFIX}")
-        patterns = [f"{place}{each}" for place in dict.fromkeys(("", within)) for each in names] + [*form.also]
-        try:
-            root = Path(snapshot_download(hub, revision=revision, allow_patterns=patterns, local_files_only=offline))
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            why = "the network may not be used (" + " or ".join(OFFLINE) + ")" if offline else str(error)
-            raise MissingWeightsError(
-                f"{hub} at {revision}: not in the hub's cache, and {' '.join(why.split())[:300]}; {name} needs it: "
-                "fetch it where there is a network, or name a folder in config.weights"
-            ) from error
-        if any((root / place).glob(f"{base}*.{suffix}") for place in ("", within)):
-            return root
+    try:
+        root = _cached(form, hub, revision)
+        if root is not None and (offline or any(_is_whole(root, form, stem) for stem in STEMS[form.package])):
+            return root  # offline, whoever reads it says what it lacks
+        if offline:
+            raise LocalEntryNotFoundError("the network may not be used (" + " or ".join(OFFLINE) + ")")
+        for stem in STEMS[form.package]:
+            root = _snapshot(form, stem, hub, revision, cached=False)
+            if _is_whole(root, form, stem):
+                break
+    except (HfHubHTTPError, OSError) as error:
+        raise MissingWeightsError(
+            f"{hub} at {revision}: not in the hub's cache, and {' '.join(str(error).split())[:300]}; {name} needs it: "
+            "fetch it where there is a network, or name a folder in config.weights"
+        ) from error
+    assert root is not None, "there are names of weights"
     return root
+
+
+def _cached(form: Form, hub: str, revision: str) -> Path | None:
+    """The cache's folder of a commit as it is; None where there is none, or the client knows that it is torn."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    for stem in STEMS[form.package]:
+        try:
+            return _snapshot(form, stem, hub, revision, cached=True)
+        except LocalEntryNotFoundError:  # of weights by this name; all folders of a commit are one
+            continue
+    return None
+
+
+def _snapshot(form: Form, stem: str, hub: str, revision: str, *, cached: bool) -> Path:
+    """The cache's folder of a commit with what is read of it, if the weights have this name; `cached`: as it is."""
+    from huggingface_hub import snapshot_download
+
+    base, _, suffix = stem.rpartition(".")
+    names = (CONFIG_NAME, PREPROCESSOR_NAME, f"{base}*.{suffix}", f"{stem}{INDEX_SUFFIX}")
+    patterns = [f"{place}{each}" for place in _places(form) for each in names] + [*form.also]
+    return Path(snapshot_download(hub, revision=revision, allow_patterns=patterns, local_files_only=cached))
+
+
+def _is_whole(root: Path, form: Form, stem: str) -> bool:
+    """Whether the folder has settings and weights by this name, and of what else is read at least something.
+
+    Newer versions of the hub's client know by themselves what a download that broke off has left out.
+    """
+    if form.also and not any((root / each).is_file() for each in form.also):
+        return False
+    for folder in (root / place for place in _places(form)):
+        index = folder / f"{stem}{INDEX_SUFFIX}"
+        sharded = index.is_file() and not (folder / stem).is_file()
+        needed = read_index(index, lambda *_: None) if sharded else [stem]  # who reads it says what is wrong with it
+        if all((folder / each).is_file() for each in (CONFIG_NAME, *needed)):
+            return True
+    return False
+
+
+def _places(form: Form) -> list[str]:
+    """Where a repository may have it: at its root, or in a folder."""
+    return list(dict.fromkeys(("", f"{form.subfolder}/" if form.subfolder else "")))

@@ -11,7 +11,7 @@ where the published extractor does that, by what the window holds; 40 zeros on e
 token k centred on sample 320k + 160.
 """
 
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -20,8 +20,10 @@ from jaxtyping import Float, Float32
 from pydantic import Field, model_validator
 
 from dualforce_model import clock
+from dualforce_model.batching import BatchSize, in_batches
 from dualforce_model.config import Frozen
 from dualforce_model.encoders.base import Modality
+from dualforce_model.encoders.exact import exact_arithmetic
 from dualforce_model.encoders.hub import PREPROCESSOR_NAME, Form, PublishedConfig, PublishedEncoder, Told
 from dualforce_model.pretrained import PRETRAINED, Weights
 
@@ -48,7 +50,9 @@ class HubertConfig(PublishedConfig):
     hop_frames: int = Field(
         clock.FRAMES_PER_STEP, ge=1, le=250, description="frames that one window answers for; the last sees the least"
     )
-    batch_windows: int = Field(16, ge=1, le=1024, description="windows of equal length in one pass of the net")
+    batch_windows: int = Field(
+        16, ge=1, le=1024, description="windows of equal length in one pass of the net; fewer where memory runs out"
+    )
 
     @property
     def window_frames(self) -> int:
@@ -125,6 +129,7 @@ class Hubert(PublishedEncoder):
         if extractor.sampling_rate != clock.SAMPLE_RATE_HZ:
             self._refuse(f"made for sound at {extractor.sampling_rate} Hz, expected {clock.SAMPLE_RATE_HZ}")
         self._normalize = extractor.do_normalize
+        self._batch = BatchSize(self._config.batch_windows)
 
     @property
     def config(self) -> HubertConfig:
@@ -167,12 +172,10 @@ class Hubert(PublishedEncoder):
         pairs = list(zip(sounds, windows, strict=True))
         for _, equal in groupby(pairs, key=lambda pair: len(pair[0])):
             alike = list(equal)
-            for start in range(0, len(alike), self._config.batch_windows):
-                batch = alike[start : start + self._config.batch_windows]
-                hidden = self._pass(np.stack([self._prepared(sound) for sound, _ in batch]))
-                for tokens, (_, window) in zip(hidden, batch, strict=True):
-                    wanted = slice(*(clock.num_audio_tokens(each - window.begin) for each in window[2:]))
-                    found.append(tokens[wanted])
+            hidden = in_batches(self._batch, self._pass, [sound for sound, _ in alike])
+            for tokens, (_, window) in zip(chain.from_iterable(hidden), alike, strict=True):
+                wanted = slice(*(clock.num_audio_tokens(each - window.begin) for each in window[2:]))
+                found.append(tokens[wanted])
         return np.concatenate(found)
 
     def _prepared(self, sound: Float32[np.ndarray, " w"]) -> Float32[np.ndarray, " v"]:
@@ -181,13 +184,14 @@ class Hubert(PublishedEncoder):
         return np.pad(sound, EDGE)
 
     @torch.inference_mode()
-    def _pass(self, sounds: Float32[np.ndarray, "n v"]) -> Float32[np.ndarray, "n j a"]:
+    @exact_arithmetic()
+    def _pass(self, sounds: list[Float32[np.ndarray, " w"]]) -> Float32[np.ndarray, "n j a"]:
         layer = self._config.layer
-        heard = torch.from_numpy(sounds).to(self.device, self.dtype)
+        heard = torch.from_numpy(np.stack([self._prepared(sound) for sound in sounds])).to(self.device, self.dtype)
         said: Any = self.net(heard, output_hidden_states=layer is not None)
         hidden = said.last_hidden_state if layer is None else said.hidden_states[layer]
         tokens: np.ndarray = hidden.float().cpu().numpy()
-        assert tokens.shape[1] * HOP + 2 * EDGE == sounds.shape[1], "the front end is checked when it is built"
+        assert tokens.shape[1] * HOP == len(sounds[0]), "the front end is checked when it is built"
         return tokens
 
 

@@ -17,12 +17,15 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
+from dualforce_model.batching import BatchSize, in_batches
 from dualforce_model.config import Frozen
 from dualforce_model.encoders.base import Modality
+from dualforce_model.encoders.exact import exact_arithmetic
 from dualforce_model.encoders.hub import PREPROCESSOR_NAME, Form, PublishedConfig, PublishedEncoder, Told
 from dualforce_model.pretrained import PRETRAINED, Weights
 
 MAX_SIDE_PX = 2048
+BATCH_PICTURES = 64  # in one pass of the net; fewer where memory runs out
 Triple = tuple[float, float, float]
 IMAGENET: dict[str, Triple] = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 OPENAI: dict[str, Triple] = {
@@ -152,6 +155,7 @@ class PictureEncoder(PublishedEncoder):
             self._refuse(f"it has {states} hidden states; layer {self._layer} was asked for")
         self._prepare = self.told(Preparation, {**self.prepared, **self.preprocessor()}, PREPROCESSOR_NAME)
         self._check_size(next(iter(self._prepare.shown.values())), told)
+        self._batch = BatchSize(BATCH_PICTURES)
 
     @property
     def num_features(self) -> int:
@@ -163,9 +167,13 @@ class PictureEncoder(PublishedEncoder):
         tokens: np.ndarray = self.many([image])[0]
         return tokens
 
-    @torch.inference_mode()
     def many(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Float32[np.ndarray, "n r e"]:
-        """Tokens of pictures of any sizes in one pass of the net; the same as one by one but for rounding."""
+        """Tokens of pictures of any sizes, many in one pass of the net; the same as one by one but for rounding."""
+        return np.concatenate(in_batches(self._batch, self._pass, images))
+
+    @torch.inference_mode()
+    @exact_arithmetic()
+    def _pass(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Float32[np.ndarray, "n r e"]:
         pixels = torch.from_numpy(np.stack([self._prepare(image) for image in images])).to(self.device, self.dtype)
         said: Any = self.net(pixel_values=pixels, output_hidden_states=self._layer is not None)
         hidden = said.last_hidden_state if self._layer is None else said.hidden_states[self._layer]

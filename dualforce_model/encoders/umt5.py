@@ -16,6 +16,7 @@ from pydantic import Field
 
 from dualforce_model.captions import TEXT_TOKENS
 from dualforce_model.encoders.base import Modality
+from dualforce_model.encoders.exact import exact_arithmetic
 from dualforce_model.encoders.hub import Form, PublishedConfig, PublishedEncoder, Told
 from dualforce_model.pretrained import PRETRAINED, Weights
 
@@ -97,7 +98,7 @@ class Umt5(PublishedEncoder):
             return_attention_mask=True,
             return_tensors="pt",
         ).to(self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_arithmetic():
             encoded = net(input_ids=told.input_ids, attention_mask=told.attention_mask).last_hidden_state
         rows, there = encoded.float().cpu().numpy(), told.attention_mask.bool().cpu().numpy()
         return [row[mask] for row, mask in zip(rows, there, strict=True)]
@@ -118,7 +119,10 @@ class Umt5(PublishedEncoder):
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(self._tokenizer_folder), local_files_only=True)
+            # Unless it is forbidden, whoever is at the terminal is asked whether the folder's code may run.
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(self._tokenizer_folder), local_files_only=True, trust_remote_code=False
+            )
             last = max(tokenizer.get_vocab().values())
         except Exception as error:  # a hostile or torn folder makes the package fail in ways of its own
             self._refuse(f"tokenizer: {error}")

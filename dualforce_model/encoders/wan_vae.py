@@ -21,6 +21,7 @@ from torch import Tensor
 from dualforce_model import clock
 from dualforce_model.config import Frozen
 from dualforce_model.encoders.base import Modality
+from dualforce_model.encoders.exact import exact_arithmetic
 from dualforce_model.encoders.hub import Form, PublishedConfig, PublishedEncoder, Told
 from dualforce_model.pretrained import PRETRAINED, Weights
 
@@ -80,6 +81,7 @@ class WanVae(PublishedEncoder):
         return self._stride
 
     @torch.inference_mode()
+    @exact_arithmetic()
     def encode(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "S C h w"]:
         """Latents of T = 4k+1 frames whose sides are multiples of the stride. Raises ValueError for other shapes."""
         self._check_frames(frames)
@@ -137,6 +139,7 @@ class WanDecoder:
         self._shape: tuple[int, ...] | None = None  # of a step; none before the first
 
     @torch.inference_mode()
+    @exact_arithmetic()
     def __call__(self, latents: Float32[np.ndarray, "S C h w"]) -> UInt8[np.ndarray, "T H W 3"]:
         """Frames of the next steps: one for the clip's first, four for every other."""
         channels = self._codec.num_features

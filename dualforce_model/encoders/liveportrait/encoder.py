@@ -1,10 +1,9 @@
 """LivePortrait's motion as structure: what the face does in every frame, and where its key points are at rest.
 
-The square that the net sees stands still for a clip, so that what the head does stays in the numbers. With `box: clip`,
-upstream's form for videos, it is the mean of the frames' squares. That mean knows the whole clip: where the head is on
-the average, now and to come, is taken out of every row's place and size. At generation there is one picture, whose
-square is its own, as that of a head that never leaves its place. With `box: first` a clip's square is that of its first
-frame: row t then depends on frames 0 .. t alone, and the first row is what the picture alone gives.
+The square that the net sees stands still for a clip, so that what the head does stays in the numbers. It is that of the
+clip's first frame: row t depends on frames 0 .. t alone, and the first row is what that picture alone gives, as at
+generation. `box: clip`, upstream's form for videos, looks ahead: it is the mean of the frames' squares, which knows the
+whole clip, so that where the head is on the average, now and to come, is taken out of every row's place and size.
 
 Legend: T frames, m entries of a row.
 """
@@ -18,13 +17,15 @@ import torch
 from jaxtyping import Float32, UInt8
 from pydantic import Field, model_validator
 
+from dualforce_model.batching import BatchSize, in_batches
 from dualforce_model.config import Frozen, canonical_json, digest
 from dualforce_model.encoders.base import Modality
+from dualforce_model.encoders.exact import exact_arithmetic
 from dualforce_model.encoders.face_mesh import FaceMesh, FaceMeshConfig
 from dualforce_model.encoders.liveportrait.crops import DRIVING, Square, face_square, mean_square, pictures_in
 from dualforce_model.encoders.liveportrait.landmarks import openness
 from dualforce_model.encoders.liveportrait.layouts import LAYOUTS, LP70, LP128, lp70_fields, lp128_fields
-from dualforce_model.encoders.liveportrait.motion import Motion
+from dualforce_model.encoders.liveportrait.motion import HEADS, Motion, assemble
 from dualforce_model.encoders.liveportrait.net import MotionExtractor, load_motion_extractor
 from dualforce_model.encoders.liveportrait.points import (
     DenseLandmarks,
@@ -56,14 +57,17 @@ class LivePortraitConfig(Frozen):
     )
     refine: bool = Field(True, description="whether LivePortrait's own landmarks refine those; they set the square")
     box: Literal["clip", "first"] = Field(
-        "clip", description="a clip's square: the mean of its frames' (upstream's form), or the first's (no look ahead)"
+        "first",
+        description="a clip's square: its first frame's, or the mean of all frames' (upstream's form; it looks ahead)",
     )
     every: int = Field(25, ge=1, le=250, description="frames between two searches by InsightFace, if refined between")
     min_seen: float = Field(0.5, ge=0.0, le=1.0, description="share of frames that must show a face")
     precision: Literal["fp32", "fp16"] = Field(
         "fp32", description="of the motion extractor; fp16 is for GPUs and moves entries by up to 0.006, 0.03 degrees"
     )
-    batch_frames: int = Field(8, ge=1, le=1024, description="frames that the motion extractor is given at once")
+    batch_frames: int = Field(
+        8, ge=1, le=1024, description="frames that the motion extractor is given at once; fewer where memory runs out"
+    )
 
     @model_validator(mode="after")
     def _measurable(self) -> Self:
@@ -89,6 +93,7 @@ class LivePortraitStructure:
         self._dense = DenseLandmarks(config.landmark_weights) if config.refine else None
         self._mesh = FaceMesh(_mesh_config(config)) if by_mesh or config.layout == "lp128" else None
         self._net: MotionExtractor | None = None
+        self._batch = BatchSize(config.batch_frames)
 
     @property
     def config(self) -> LivePortraitConfig:
@@ -148,12 +153,18 @@ class LivePortraitStructure:
         assert track is not None, "lp128 has a mesh"
         return Measured(LP128.join(lp128_fields(motion, openness(points), track.blendshapes)), canonical)
 
+    def landmarks(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T n 2"]:
+        """What sets the square, as shares of the frames' width and height. Raises NoFaceError."""
+        track = self._mesh.track(frames) if self._mesh is not None else None
+        points = self._points(frames, None if track is None else track.points)
+        return np.asarray(points / np.array(frames.shape[2:0:-1], np.float32), np.float32)
+
     def _points(
         self, frames: UInt8[np.ndarray, "T H W 3"], mesh: Float32[np.ndarray, "T 478 3"] | None
     ) -> Float32[np.ndarray, "T n 2"]:
         """Landmarks of every frame, refined where that is chosen."""
         if self._first is not None:
-            return gapless(follow(frames, self._first, self._dense, self._config.every), self._config.min_seen)
+            return gapless(*follow(frames, self._first, self._dense, self._config.every), self._config.min_seen)
         assert mesh is not None, "without InsightFace there is a mesh"
         coarse = mesh_landmarks(mesh)
         if self._dense is None:
@@ -164,13 +175,15 @@ class LivePortraitStructure:
         return mean_square(points) if self._config.box == "clip" else face_square(points[0], DRIVING)
 
     def _motion(self, pictures: UInt8[np.ndarray, "T 256 256 3"]) -> Motion:
+        said = in_batches(self._batch, self._raw, pictures)
+        return assemble({name: np.concatenate([each[name] for each in said]) for name in HEADS})
+
+    @exact_arithmetic()
+    def _raw(self, pictures: UInt8[np.ndarray, "b 256 256 3"]) -> dict[str, Float32[np.ndarray, "b n"]]:
         assert self._net is not None, "load() comes first"
         kind = next(self._net.parameters()).device.type
-        with (
-            torch.autocast(kind, torch.float16, enabled=self._config.precision == "fp16"),
-            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-        ):
-            return self._net.motion(pictures, self._config.batch_frames)
+        with torch.autocast(kind, torch.float16, enabled=self._config.precision == "fp16"):
+            return self._net.raw(pictures, len(pictures))
 
 
 def _mesh_config(config: LivePortraitConfig) -> FaceMeshConfig:

@@ -7,8 +7,9 @@ mesh; LivePortrait's own net of 203 refines either. Boxes and points are in pixe
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from pydantic import Field
 
 from dualforce_model.config import ConfigError, Frozen
 from dualforce_model.encoders.base import NoFaceError
-from dualforce_model.encoders.liveportrait.crops import REFINING, Square, face_square, to_crop
+from dualforce_model.encoders.liveportrait.crops import DRIVING, REFINING, Square, face_square, to_crop
 from dualforce_model.encoders.liveportrait.landmarks import NUM_DENSE
 from dualforce_model.encoders.scrfd import on_canvas, open_scrfd
 from dualforce_model.onnx_session import open_session, tried
@@ -28,6 +29,8 @@ FIRST_PX = 192  # side of what `2d106det.onnx` sees
 FIRST_SCALE = 1.5  # of that, over the larger side of the face's box
 DETECT_PX = 320  # largest side of what is searched for a face: it fills a good part of a crop
 MIN_SCORE = 0.5  # of SCRFD, as its makers use it
+MAX_GROWTH = 2.0  # of the face's square since it was last looked for; more is no face
+MAX_SHIFT = 0.5  # of that square's side, from its centre
 ANSWER = 2  # which output of `landmark.onnx` holds the points
 DETECTOR = replace(PRETRAINED["scrfd"], setting="landmark_weights.detector")
 FIRST = replace(PRETRAINED["insightface_landmarks"], setting="landmark_weights.first")
@@ -139,21 +142,33 @@ class DenseLandmarks:
         return _back(said.reshape(NUM_DENSE, 2) * side, placed)
 
 
+class Followed(NamedTuple):
+    """The face through a clip."""
+
+    points: list[Float32[np.ndarray, "n 2"] | None]  # of every frame; None: looked for and not found
+    seen: list[bool]  # whether it is there, by what was looked for: points that were followed prove nothing
+
+
 def follow(
     frames: UInt8[np.ndarray, "T H W 3"], first: FirstLandmarks, dense: DenseLandmarks | None, every: int
-) -> list[Float32[np.ndarray, "n 2"] | None]:
-    """Points of every frame, or None: looked for in every `every`-th and where there were none, else followed.
+) -> Followed:
+    """Points of every frame: looked for in every `every`-th and where there were none or odd ones, else followed.
 
-    Only the dense net can follow; without it they are looked for in all. Frame t's depend on frames 0 .. t alone.
+    Only the dense net can follow; without it they are looked for in all. Frame t's depend on frames 0 .. t alone;
+    whether a face is seen between two searches is known after the second.
     """
-    found: list[np.ndarray | None] = []
-    points: np.ndarray | None = None
+    points: list[np.ndarray | None] = []
+    found: dict[int, bool] = {}  # by the frames that were searched
+    square: Square | None = None  # of the last search
     for t, frame in enumerate(frames):
-        searching = dense is None or points is None or t % every == 0
-        looked = first.find(frame) if searching else points
-        points = looked if looked is None or dense is None else dense.refine(frame, looked)
-        found.append(points)
-    return found
+        last = points[-1] if t % every else None
+        here = None if dense is None or last is None else _near(dense.refine(frame, last), square)
+        if here is None:
+            here = _search(frame, first, dense)
+            square = None if here is None else _square(here)
+            found[t] = here is not None
+        points.append(here)
+    return Followed(points, _seen(frames, first, found))
 
 
 def mesh_landmarks(points: Float[np.ndarray, "T 478 3"]) -> Float32[np.ndarray, "T 68 2"]:
@@ -161,21 +176,70 @@ def mesh_landmarks(points: Float[np.ndarray, "T 478 3"]) -> Float32[np.ndarray, 
     return np.ascontiguousarray(points[:, MESH_68, :2], np.float32)
 
 
-def gapless(found: Sequence[Float32[np.ndarray, "n 2"] | None], min_seen: float) -> Float32[np.ndarray, "T n 2"]:
+def gapless(
+    found: Sequence[Float32[np.ndarray, "n 2"] | None], seen: Sequence[bool], min_seen: float
+) -> Float32[np.ndarray, "T n 2"]:
     """Points of every frame; where there are none, those of the last frame before that has some, else of the first.
 
-    Raises NoFaceError where less than `min_seen` of the frames, or none, have some.
+    Raises NoFaceError where less than `min_seen` of the frames, or none, show a face.
     """
-    seen = [t for t, points in enumerate(found) if points is not None]
-    if not seen or len(seen) < min_seen * len(found):
-        raise NoFaceError(f"a face in {len(seen)} of {len(found)} frames; expected one in {min_seen:.0%} or more")
+    count = sum(seen)
+    if not count or count < min_seen * len(seen):
+        raise NoFaceError(f"a face in {count} of {len(seen)} frames; expected one in {min_seen:.0%} or more")
     kept: list[np.ndarray] = []
-    last = found[seen[0]]
+    last = next(points for points in found if points is not None)
     for points in found:
         last = last if points is None else points
         assert last is not None, "the first that is seen fills the frames before it"
         kept.append(last)
     return np.stack(kept)
+
+
+def _search(
+    frame: UInt8[np.ndarray, "H W 3"], first: FirstLandmarks, dense: DenseLandmarks | None
+) -> Float32[np.ndarray, "n 2"] | None:
+    """Points where a face is found, refined where there is a net for that."""
+    looked = first.find(frame)
+    square = None if looked is None else _square(looked)
+    if looked is None or square is None:
+        return None
+    return looked if dense is None else _near(dense.refine(frame, looked), square)
+
+
+def _near(points: Float32[np.ndarray, "n 2"], square: Square | None) -> Float32[np.ndarray, "n 2"] | None:
+    """The points where they may be of the face that had this square a moment ago, else None."""
+    now = _square(points)
+    if now is None or square is None:
+        return None
+    grown = max(now.side, square.side) / min(now.side, square.side)
+    moved = float(np.hypot(now.x - square.x, now.y - square.y))
+    return points if grown <= MAX_GROWTH and moved <= MAX_SHIFT * square.side else None
+
+
+def _square(points: Float32[np.ndarray, "n 2"]) -> Square | None:
+    """The face's square; None of points that are no numbers, or all within a pixel."""
+    if not np.isfinite(points).all() or np.ptp(points, axis=0).max() < 1:
+        return None
+    return face_square(points, DRIVING)
+
+
+def _seen(frames: UInt8[np.ndarray, "T H W 3"], first: FirstLandmarks, found: dict[int, bool]) -> list[bool]:
+    """Whether each frame shows a face: all between two that do, and up to where it was lost between one that does and
+    one that does not, which is looked for by halving. The last frame is looked at in any case.
+    """
+    end = len(frames) - 1
+    looked = found if end in found else {**found, end: first.find(frames[end]) is not None}
+    seen = [looked.get(t, False) for t in range(len(frames))]
+    times = sorted(looked)
+    for before, after in pairwise(times):
+        if not looked[before]:
+            continue  # the next frame was searched
+        there, gone = (after, after) if looked[after] else (before, after)
+        while gone - there > 1:
+            middle = (there + gone) // 2
+            there, gone = (middle, gone) if first.find(frames[middle]) is not None else (there, middle)
+        seen[before : there + 1] = [True] * (there + 1 - before)
+    return seen
 
 
 def _back(points: Float[np.ndarray, "n 2"], placed: Float[np.ndarray, "2 3"]) -> Float32[np.ndarray, "n 2"]:

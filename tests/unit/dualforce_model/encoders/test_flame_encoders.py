@@ -19,6 +19,7 @@ from dualforce_model.encoders.flame_crops import deca_picture, smirk_picture
 from dualforce_model.encoders.flame_net import FlameNet
 from dualforce_model.encoders.smirk import Smirk, SmirkNet
 from dualforce_model.pretrained import DamagedWeightsError, MissingWeightsError
+from tests.unit.dualforce_model.encoders.tiny import make_scarce
 
 FRAMES = 3
 MakeOf = Callable[..., FlameNet]
@@ -100,6 +101,19 @@ def test_how_many_frames_are_seen_at_once_decides_nothing(smirk: FlameNet, smirk
     rows = smirk(clip)
     np.testing.assert_allclose(other(clip), rows, atol=1e-5)
     np.testing.assert_allclose(smirk(clip[:1]), rows[:1], atol=1e-5)  # what comes later changes nothing
+
+
+def test_frames_that_do_not_fit_are_halved_and_no_tf32_is_at_work(
+    smirk: FlameNet, smirk_of: MakeOf, clip: np.ndarray
+) -> None:
+    other, seen = loaded(smirk_of(batch_frames=64)), set()
+    assert other._net is not None
+    sizes = make_scarce(other._net, 2)
+    other._net.register_forward_pre_hook(lambda *_: seen.add(torch.backends.cudnn.allow_tf32))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        np.testing.assert_allclose(other(clip), smirk(clip), atol=1e-5)
+    assert seen == {False}
+    assert sizes == [1] * FRAMES
 
 
 def test_the_fingerprint_is_of_both_weights_and_of_what_decides_numbers(

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from dualforce_model.config import ConfigError
 from dualforce_model.encoders import ENCODERS, Encoder, make_encoder
 from dualforce_model.pretrained import DamagedWeightsError, MissingWeightsError
-from tests.unit.dualforce_model.encoders.tiny import TINY
+from tests.unit.dualforce_model.encoders.tiny import TINY, save_whole_clip
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SAFE = {"wan_vae": "diffusion_pytorch_model.safetensors"}
@@ -78,6 +79,40 @@ def test_the_fingerprint_follows_weights_and_settings(folders: dict[str, Path], 
     path = other / SAFE.get(name, "model.safetensors")
     save_file({key: tensor + 1 for key, tensor in load_file(path).items()}, path, {"format": "pt"})
     assert make_encoder(name, {"weights": other}).weights_digest != plain.weights_digest
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_who_wrote_config_json_is_no_part_of_the_fingerprint(
+    folders: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    plain = make_encoder(name, {"weights": folders[name]}).fingerprint()
+    other = edit(
+        Path(shutil.copytree(folders[name], tmp_path / "other")),
+        _name_or_path="somebody/else", transformers_version="9.9", _diffusers_version="9.9", architectures=["Else"],
+        torch_dtype="float16", dtype="float16",
+    )  # fmt: skip
+    path = other / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=7, sort_keys=True))
+    assert make_encoder(name, {"weights": other}).fingerprint() == plain
+    assert make_encoder(name, {"weights": edit(other, layer_norm_eps=0.5)}).fingerprint() != plain
+
+
+def test_nor_is_it_in_the_parts_of_a_config(tmp_path: Path) -> None:
+    folder = save_whole_clip(tmp_path)
+    plain, vision = make_encoder("clip", {"weights": folder}), json.loads((folder / "config.json").read_text())
+    part = vision["vision_config"]
+    edit(folder, vision_config=part | {"transformers_version": "9.9", "torch_dtype": "float16"})
+    assert make_encoder("clip", {"weights": folder}).fingerprint() == plain.fingerprint()
+    edit(folder, vision_config=part | {"hidden_act": "relu"})
+    assert make_encoder("clip", {"weights": folder}).fingerprint() != plain.fingerprint()
+
+
+@pytest.mark.parametrize("text", ["NaN", '"\\ud800"'])
+def test_a_config_without_canonical_form_is_refused(copied: Path, text: str) -> None:
+    path = copied / "config.json"
+    path.write_text(path.read_text().replace("{", f'{{"oddity": {text},', 1))
+    with pytest.raises(DamagedWeightsError, match=r"config\.json"):
+        make_encoder("dinov2", {"weights": copied}).fingerprint()
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -266,6 +301,57 @@ def test_a_pinned_commit_is_taken_from_the_cache(folders: dict[str, Path], cache
         MissingWeightsError, match=r"somebody/dinov2 at f{40}: not in the hub's cache.*DUALFORCE_OFFLINE"
     ):
         make_encoder("dinov2", {"hub": "somebody/dinov2", "revision": "f" * 40})
+
+
+@pytest.fixture
+def network(folders: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A network that has dinov2 whole. What was asked of it."""
+    asked: list[str] = []
+    really = huggingface_hub.snapshot_download
+
+    def download(hub: str, *, local_files_only: bool, revision: str, **rest: Any) -> str:
+        if local_files_only:
+            return really(hub, local_files_only=True, revision=revision, **rest)
+        asked.append(hub)
+        place = cache / f"models--{hub.replace('/', '--')}" / "snapshots" / revision
+        return str(shutil.copytree(folders["dinov2"], place, dirs_exist_ok=True))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.delenv("DUALFORCE_OFFLINE")
+    return asked
+
+
+def test_the_network_is_asked_for_what_the_cache_lacks_alone(cache: Path, network: list[str]) -> None:
+    pinned = {"hub": "somebody/dinov2", "revision": COMMIT}
+    first = make_encoder("dinov2", pinned)
+    assert network == ["somebody/dinov2"]
+    again = make_encoder("dinov2", pinned)
+    again.load()
+    assert again.fingerprint() == first.fingerprint()
+    assert network == ["somebody/dinov2"]
+    for torn in ("model.safetensors", "config.json"):
+        network.clear()
+        (first.folder / torn).unlink()
+        make_encoder("dinov2", pinned).load()
+        assert network == ["somebody/dinov2"]
+
+
+def test_old_weights_and_shards_in_the_cache_are_enough_if_they_are_all_there(cache: Path, network: list[str]) -> None:
+    pinned = {"hub": "somebody/dinov2", "revision": COMMIT}
+    folder = make_encoder("dinov2", pinned).folder
+    network.clear()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    make_encoder("dinov2", pinned)
+    assert network == []
+    (folder / "pytorch_model.bin").rename(folder / "model-1.safetensors")
+    places = {"some": "model-1.safetensors", "more": "model-2.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    (folder / "model-2.safetensors").touch()
+    make_encoder("dinov2", pinned)
+    assert network == []
+    (folder / "model-2.safetensors").unlink()
+    make_encoder("dinov2", pinned)
+    assert network == ["somebody/dinov2"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dualforce_model.config import ConfigError
 from dualforce_model.encoders import Hubert, HubertConfig
 from dualforce_model.pretrained import DamagedWeightsError
-from tests.unit.dualforce_model.encoders.tiny import save_hubert
+from tests.unit.dualforce_model.encoders.tiny import make_scarce, save_hubert
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +165,17 @@ def test_batches_are_no_part_of_the_fingerprint_and_windows_are(folder: Path) ->
     plain = Hubert(HubertConfig(weights=folder)).fingerprint()
     assert Hubert(HubertConfig(weights=folder, batch_windows=3)).fingerprint() == plain
     assert Hubert(HubertConfig(weights=folder, window_s=1.0)).fingerprint() != plain
+
+
+def test_windows_that_do_not_fit_are_halved(folder: Path) -> None:
+    whole = made(folder)(sound(60))
+    encoder = made(folder, batch_windows=8)
+    sizes = make_scarce(encoder.net, 3)
+    np.testing.assert_allclose(encoder(sound(60)), whole, atol=2e-5)
+    assert max(sizes) <= 3 < 8
+    make_scarce(encoder.net, 0)
+    with pytest.raises(torch.OutOfMemoryError, match="no room for 1"):
+        encoder(sound(1))
 
 
 def test_another_front_end_is_refused(tmp_path: Path) -> None:

@@ -9,17 +9,20 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dualforce_model.encoders import LivePortraitConfig, LivePortraitStructure, make_encoder
+from dualforce_model.encoders import Landmarking, LivePortraitConfig, LivePortraitStructure, make_encoder
 from dualforce_model.encoders.base import NoFaceError
 from dualforce_model.encoders.liveportrait import DRIVING, LP70, LP128, face_square
+from dualforce_model.encoders.liveportrait.crops import Square
 from dualforce_model.encoders.liveportrait.points import (
     DenseLandmarks,
     FirstLandmarks,
     LandmarkWeights,
+    _near,
     follow,
     gapless,
     mesh_landmarks,
@@ -27,11 +30,13 @@ from dualforce_model.encoders.liveportrait.points import (
 from dualforce_model.encoders.structure import layout_of, measure
 from dualforce_model.pretrained import DamagedWeightsError, MissingWeightsError
 from tests.unit.dualforce_model.encoders.landmark_nets import (
+    face_points,
     save_dense,
     save_detector,
     save_first,
     save_motion_extractor,
 )
+from tests.unit.dualforce_model.encoders.tiny import make_scarce
 
 SIDE, CELL = 256, 32
 Places = list[tuple[int, int] | None]
@@ -172,9 +177,9 @@ def test_points_of_a_frame_do_not_depend_on_later_ones(
 ) -> None:
     first, dense = finders
     frames = clip(places)
-    found = follow(frames, first, dense if refined else None, every)
+    found, seen = follow(frames, first, dense if refined else None, every)
     until = data.draw(st.integers(1, len(places)))
-    part = follow(frames[:until], first, dense if refined else None, every)
+    part = follow(frames[:until], first, dense if refined else None, every).points
     for one, other in zip(part, found, strict=False):
         assert (one is None) == (other is None)
         assert one is None or np.array_equal(one, other)
@@ -184,6 +189,54 @@ def test_points_of_a_frame_do_not_depend_on_later_ones(
             assert (points is None) == (place is None)
         if searched[t] and points is not None:
             np.testing.assert_allclose((points.min(axis=0) + points.max(axis=0)) / 2, middle(place), atol=0.2)
+        if searched[t] or t == len(places) - 1:
+            assert seen[t] == (place is not None)
+
+
+@pytest.mark.parametrize(("there", "every"), [(1, 100), (10, 100), (10, 7), (23, 100), (59, 20), (60, 100)])
+def test_points_that_are_followed_are_no_face_that_is_seen(
+    finders: tuple[FirstLandmarks, DenseLandmarks], there: int, every: int
+) -> None:
+    frames = clip([(3, 3)] * there + [None] * (60 - there))
+    found = follow(frames, *finders, every)
+    assert found.seen == [True] * there + [False] * (60 - there)
+    assert all(points is not None for points in found.points[:there])
+    if there < 30:
+        with pytest.raises(NoFaceError, match=rf"a face in {there} of 60 frames"):
+            gapless(*found, 0.5)
+
+
+def test_odd_points_are_looked_for_again(nets: Path, tmp_path: Path) -> None:
+    """Of a net that follows in the dark and is thrown off by light."""
+    first = FirstLandmarks(LandmarkWeights(detector=nets, first=nets))
+    dense = DenseLandmarks(LandmarkWeights(dense=save_dense(tmp_path / "landmark.onnx", slope=2.0)))
+    first.load()
+    dense.load()
+    frames = clip([(3, 3)] * 8)
+    frames[(frames != (255, 0, 0)).any(axis=-1)] = 0
+    frames[3:6] = 255
+    found = follow(frames, first, dense, 100)
+    assert found.seen == [points is not None for points in found.points] == [True] * 3 + [False] * 3 + [True] * 2
+
+
+@given(grown=st.floats(0.2, 5.0), moved=st.floats(-2.0, 2.0), axis=st.integers(0, 1), broken=st.booleans())
+def test_points_are_near_within_twice_the_size_and_half_a_side(
+    grown: float, moved: float, axis: int, broken: bool
+) -> None:
+    points = face_points(203) * 100
+    square = face_square(points, DRIVING)
+    middle = np.array([square.x, square.y])
+    other = (points - middle) * grown + middle
+    other[:, axis] += moved * square.side
+    near = 0.5 <= grown <= 2 and abs(moved) <= 0.5
+    assume(min(abs(grown - 0.5), abs(grown - 2), abs(abs(moved) - 0.5)) > 1e-3)
+    other[7, 0] = np.nan if broken else other[7, 0]
+    found = _near(other.astype(np.float32), square)
+    assert (found is not None) == (near and not broken)
+
+
+def test_points_that_are_one_are_no_face() -> None:
+    assert _near(np.full((203, 2), 5.0, np.float32), Square(5.0, 5.0, 1.0)) is None
 
 
 @given(seen=st.lists(st.booleans(), min_size=1, max_size=20), least=st.floats(0, 1))
@@ -191,9 +244,9 @@ def test_gaps_are_filled_from_before_and_the_first_from_after(seen: list[bool], 
     found = [np.full((2, 2), t, np.float32) if there else None for t, there in enumerate(seen)]
     if not any(seen) or sum(seen) < least * len(seen):
         with pytest.raises(NoFaceError, match=rf"a face in {sum(seen)} of {len(seen)} frames"):
-            gapless(found, least)
+            gapless(found, seen, least)
         return
-    points = gapless(found, least)[:, 0, 0]
+    points = gapless(found, seen, least)[:, 0, 0]
     for t, which in enumerate(points.astype(int)):
         assert seen[which]
         assert which == max((s for s in range(t + 1) if seen[s]), default=seen.index(True))
@@ -262,6 +315,15 @@ def test_rows_and_key_points_of_every_frame(encoder_of: Callable[..., LivePortra
     assert np.ptp(found.motion, axis=0).max() > 0  # the background differs, and so does what a net of noise says
 
 
+def test_landmarks_are_told_as_shares_of_the_frame(encoder_of: Callable[..., LivePortraitStructure]) -> None:
+    encoder = encoder_of(refine=False)
+    assert isinstance(encoder, Landmarking)
+    shown = encoder.landmarks(clip([(3, 4), (4, 4)]))
+    assert shown.shape[::2] == (2, 2)
+    middles = (shown.min(axis=1) + shown.max(axis=1)) / 2
+    np.testing.assert_allclose(middles * SIDE, [middle((3, 4)), middle((4, 4))], atol=0.1)
+
+
 def test_the_square_is_the_mean_of_all_or_that_of_the_first(encoder_of: Callable[..., LivePortraitStructure]) -> None:
     frames = clip(MOVING)
     squares = []
@@ -272,6 +334,7 @@ def test_the_square_is_the_mean_of_all_or_that_of_the_first(encoder_of: Callable
         alone = [face_square(each, DRIVING) for each in points]
     np.testing.assert_allclose(squares[0], np.mean(alone, axis=0), atol=1e-3)
     assert squares[1] == alone[0]
+    assert LivePortraitConfig().box == "first", "no row may depend on later frames unless somebody asks for it"
     assert squares[0].x - squares[1].x == pytest.approx(2 / 3 * CELL, abs=0.2)
 
 
@@ -296,6 +359,22 @@ def test_how_many_are_asked_at_once_is_no_part_of_the_feature(
     np.testing.assert_allclose(one(clip(STILL)), two(clip(STILL)), atol=1e-4)
 
 
+def test_frames_that_do_not_fit_are_halved_and_no_tf32_is_at_work(
+    encoder_of: Callable[..., LivePortraitStructure], config_of: Callable[..., LivePortraitConfig]
+) -> None:
+    frames, seen = clip(STILL), set()
+    whole = encoder_of(batch_frames=2)(frames)
+    encoder = LivePortraitStructure(config_of())
+    encoder.load()
+    assert encoder._net is not None
+    sizes = make_scarce(encoder._net, 1)
+    encoder._net.register_forward_pre_hook(lambda *_: seen.add(torch.backends.cudnn.allow_tf32))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        np.testing.assert_allclose(encoder(frames), whole, atol=1e-4)
+    assert sizes == [1, 1]
+    assert seen == {False}
+
+
 def test_a_clip_without_a_face_is_refused(encoder_of: Callable[..., LivePortraitStructure]) -> None:
     encoder = encoder_of(every=1)
     with pytest.raises(NoFaceError, match="a face in 0 of 2 frames"):
@@ -317,7 +396,7 @@ def test_the_fingerprint_is_what_decides_the_numbers(
     )
     assert moved.fingerprint() == known.fingerprint()
     others = [make_encoder("liveportrait", config_of(**each)) for each in (
-        {"box": "first"}, {"refine": False}, {"every": 5}, {"precision": "fp16"}, {"min_seen": 0.1},
+        {"box": "clip"}, {"refine": False}, {"every": 5}, {"precision": "fp16"}, {"min_seen": 0.1},
         {"landmark_weights": {"dense": save_dense(tmp_path / "landmark.onnx", slope=1e-3)}},
     )]  # fmt: skip
     assert len({each.fingerprint() for each in (known, *others)}) == len(others) + 1

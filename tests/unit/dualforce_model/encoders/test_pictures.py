@@ -11,7 +11,15 @@ import torch
 from dualforce_model.encoders import ENCODERS
 from dualforce_model.encoders.pictures import IMAGENET, OPENAI, Clip, Dinov2, Preparation
 from dualforce_model.pretrained import DamagedWeightsError
-from tests.unit.dualforce_model.encoders.tiny import SIDE_PX, TINY, prepared, save_clip, save_dinov2, save_whole_clip
+from tests.unit.dualforce_model.encoders.tiny import (
+    SIDE_PX,
+    TINY,
+    make_scarce,
+    prepared,
+    save_clip,
+    save_dinov2,
+    save_whole_clip,
+)
 
 PICTURES = ["dinov2", "clip"]
 
@@ -92,6 +100,18 @@ def test_several_pictures_at_once_give_what_each_gives(folders: dict[str, Path],
     found = encoder.many(images)
     assert found.shape == (3, 17, 32)
     np.testing.assert_allclose(found, np.stack([encoder(image) for image in images]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_that_do_not_fit_are_halved(folders: dict[str, Path], name: str) -> None:
+    encoder, images = made(name, folders[name]), [picture(seed=seed) for seed in range(5)]
+    whole = encoder.many(images)
+    sizes = make_scarce(encoder.net, 2)
+    np.testing.assert_allclose(encoder.many(images), whole, atol=1e-5)
+    assert sizes == [2, 2, 1]
+    make_scarce(encoder.net, 0)
+    with pytest.raises(torch.OutOfMemoryError, match="no room for 1"):
+        encoder(images[0])
 
 
 def test_clip_gives_what_enters_its_last_layer(folders: dict[str, Path]) -> None:

@@ -13,7 +13,7 @@ import torch
 from dualforce_model.captions import TEXT_TOKENS
 from dualforce_model.config import ConfigError
 from dualforce_model.encoders import Encoder, Umt5, Umt5Config, make_encoder
-from dualforce_model.encoders.umt5 import clean_prompt
+from dualforce_model.encoders.umt5 import TOKENIZER_FILES, TOKENIZER_FOLDER, clean_prompt
 from dualforce_model.pretrained import DamagedWeightsError, MissingWeightsError
 
 CAPTIONS = ("a man is talking to the camera", "a woman", "a person is smiling .")
@@ -100,6 +100,24 @@ def test_prompts_are_cleaned_as_wan_does(text: str, clean: str) -> None:
     from diffusers.pipelines.wan.pipeline_wan import prompt_clean  # ftfy, where it is installed, leaves these alone
 
     assert clean_prompt(text) == clean == prompt_clean(text)
+
+
+def test_code_in_a_tokenizer_s_folder_is_not_run(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where somebody at a terminal would say yes to all that is asked."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder, mark = tmp_path / TOKENIZER_FOLDER, tmp_path / "was run"
+    folder.mkdir()
+    for name in TOKENIZER_FILES:
+        if (copy / name).is_file():
+            (copy / name).rename(folder / name)
+    (folder / "theirs.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\nclass Theirs: ...\n")
+    path = folder / "tokenizer_config.json"
+    theirs = {"tokenizer_class": "Theirs", "auto_map": {"AutoTokenizer": ["theirs.Theirs", "theirs.Theirs"]}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | theirs))
+    with pytest.raises(DamagedWeightsError, match="contains custom code"):
+        encoder(copy)
+    assert not mark.exists()
 
 
 def test_the_fingerprint_is_of_what_decides_the_numbers(tiny_umt5: Path, copy: Path) -> None:

@@ -79,6 +79,20 @@ TINY: dict[str, Callable[[Path], Path]] = {
 }
 
 
+def make_scarce(net: torch.nn.Module, room: int) -> list[int]:
+    """Memory that holds `room` items and no more. The sizes of the batches that fitted, from now on."""
+    sizes: list[int] = []
+
+    def check(_: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        count = len(next(iter((*positional, *named.values()))))
+        if count > room:
+            raise torch.OutOfMemoryError(f"no room for {count}")
+        sizes.append(count)
+
+    net.register_forward_pre_hook(check, with_kwargs=True)
+    return sizes
+
+
 def prepared(folder: Path, **settings: Any) -> Path:
     """The folder with a preprocessor_config.json for small pictures."""
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPARATION | settings))

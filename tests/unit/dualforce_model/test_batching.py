@@ -1,0 +1,90 @@
+"""Batches that halve where memory runs out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dualforce_model.batching import BatchSize, in_batches
+
+ERRORS = [MemoryError, torch.OutOfMemoryError]
+
+
+@settings(max_examples=30)  # each may collect garbage, as what it is about does
+@given(
+    count=st.integers(0, 40),
+    most=st.integers(1, 20),
+    room=st.integers(1, 20),
+    error=st.sampled_from(ERRORS),
+)
+def test_all_items_come_once_and_in_order_whatever_fits(
+    count: int, most: int, room: int, error: type[Exception]
+) -> None:
+    size, tried = BatchSize(most), []
+
+    def run(part: Sequence[int]) -> list[int]:
+        tried.append(len(part))
+        if len(part) > room:
+            raise error("no room")
+        return list(part)
+
+    assert [item for part in in_batches(size, run, range(count)) for item in part] == list(range(count))
+    assert max(tried, default=0) <= most
+    assert size.items <= most
+    failed = sum(each > room for each in tried)
+    tried.clear()
+    in_batches(size, run, range(count))
+    assert all(each <= room for each in tried), "what did not fit is not tried again"
+    assert failed <= np.log2(most) + 1
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_one_item_that_does_not_fit_is_told(error: type[Exception]) -> None:
+    size = BatchSize(8)
+
+    def run(part: list[str]) -> None:
+        if "large" in part:
+            raise error("no room for it")
+
+    with pytest.raises(error, match="no room for it"):
+        in_batches(size, run, ["small"] * 4 + ["large", "small"])
+    assert size.items == 1
+
+
+def test_other_errors_are_none_of_its_business() -> None:
+    size = BatchSize(8)
+
+    def run(part: np.ndarray) -> float:
+        return 1 / int(part.sum())
+
+    with pytest.raises(ZeroDivisionError):
+        in_batches(size, run, np.zeros(4))
+    assert size.items == 8
+
+
+def test_what_the_failed_batch_held_is_gone_before_the_next() -> None:
+    class Held:
+        alive = 0
+
+        def __init__(self) -> None:
+            Held.alive += 1
+
+        def __del__(self) -> None:
+            Held.alive -= 1
+
+    def run(part: list[int]) -> int:
+        assert Held.alive == 0
+        held = Held()
+        if len(part) > 1:
+            raise torch.OutOfMemoryError(f"no room beside {held}")
+        return part[0]
+
+    assert in_batches(BatchSize(4), run, [1, 2, 3, 4]) == [1, 2, 3, 4]
+
+
+def test_batches_hold_something() -> None:
+    with pytest.raises(ValueError, match="batches of 0: expected one item or more"):
+        BatchSize(0)
