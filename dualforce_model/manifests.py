@@ -49,13 +49,25 @@ def read_version(store: Storage, key: str) -> tuple[SnapshotRow, ...]:
 
 
 def restore_manifest(store: Storage, snapshot: Snapshot) -> tuple[SnapshotRow, ...]:
-    """Rows of a snapshot; manifest.parquet is put back where it is not what the head names but its version is there."""
+    """Rows of a snapshot; manifest.parquet is put back where it is not what the head names but its version is there.
+
+    Where the head names another by now, that of the caller is old: its rows are told, and nothing is written.
+    """
     try:
         return schema.read_manifest(store, snapshot)
     except (SchemaError, MissingKeyError):
         rows = read_manifest(store, snapshot)
-        store.write(schema.manifest_key(snapshot.id), store.read(version_key(snapshot.id, snapshot.manifest_digest)))
+        if _is_head(store, snapshot):
+            data = store.read(version_key(snapshot.id, snapshot.manifest_digest))
+            store.write(schema.manifest_key(snapshot.id), data)
+            if not _is_head(store, snapshot):  # another came between look and write
+                restore_manifest(store, schema.load_snapshot(store, snapshot.id))
         return rows
+
+
+def _is_head(store: Storage, snapshot: Snapshot) -> bool:
+    """Whether the head in the store names this manifest still."""
+    return schema.load_snapshot(store, snapshot.id).manifest_digest == snapshot.manifest_digest
 
 
 def replace_manifest(store: Storage, snapshot: Snapshot, rows: tuple[SnapshotRow, ...]) -> Snapshot:

@@ -16,7 +16,7 @@ from dualforce_model.encoders import make_encoder
 from dualforce_model.errors import InputError
 from dualforce_model.fitting import text_width
 from dualforce_model.model import ModelConfig
-from dualforce_model.text_features import pad_text
+from dualforce_model.text_features import LARGEST, pad_text
 from dualforce_model.train_config import PipelineRecord
 
 Told = str | Float32[np.ndarray, "n e"]
@@ -65,10 +65,11 @@ class Prompting:
                 raise TextInputError(
                     f"text tokens {list(tokens.shape)}: expected 1 to {TEXT_TOKENS} rows of {self.width}"
                 )
-            if not np.issubdtype(tokens.dtype, np.floating) or not np.isfinite(tokens).all():
-                raise TextInputError(f"text tokens of {tokens.dtype}: expected finite floating-point numbers")
-        # Training saw them in half precision.
-        return [tokens.astype(np.float16).astype(np.float32) for tokens in found]
+            if not np.issubdtype(tokens.dtype, np.floating) or not np.isfinite(_halved(tokens)).all():
+                raise TextInputError(
+                    f"text tokens of {tokens.dtype}: expected finite floating-point numbers up to {LARGEST:g}"
+                )
+        return [_halved(tokens) for tokens in found]
 
     def _encoded(self, words: list[str], device: str) -> list[Float32[np.ndarray, "n e"]]:
         choice = self.record.encoders.text
@@ -82,3 +83,10 @@ class Prompting:
             self._encoder = encoder
         found: list[np.ndarray] = self._encoder(words)
         return found
+
+
+def _halved(tokens: Float[np.ndarray, "n e"]) -> Float32[np.ndarray, "n e"]:
+    """As training saw them: in half precision, in which what is too large becomes infinite."""
+    with np.errstate(over="ignore"):
+        halved: np.ndarray = tokens.astype(np.float16).astype(np.float32)
+    return halved

@@ -11,11 +11,13 @@ no open file.
 
 import hashlib
 import json
+import os
 import re
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
+from threading import Lock
 
 import google_crc32c
 import numpy as np
@@ -28,7 +30,7 @@ FORMATS = ("dualforce.shard/1", "dualforce.shard/2")  # all blocks have 8 rows; 
 BLOCK_ROWS = 8
 BLOCK_BYTES = 64 << 10  # a window that begins inside a block reads all of it: large rows are blocks of their own
 MAX_HEADER_BYTES = 128 << 20
-CACHED_HEADERS = 1024
+CACHE_BYTES = 512 << 20  # of header text: to parse it takes 1 to 100 ms a shard, and a data set has thousands
 _DTYPES = {"F16": "<f2", "F32": "<f4", "I32": "<i4"}
 _CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
 _NAME = re.compile(r"^features/(?P<modality>[^/]+)/(?P<fingerprint>[^/]+)/(?P<hash>[0-9a-f]{32})\.safetensors$")
@@ -198,10 +200,45 @@ def tensor_entry(store: Storage, ref: FeatureRef, name: str) -> TensorEntry:
     return entry
 
 
-@lru_cache(maxsize=CACHED_HEADERS)
-def cached_header(store_url: str, shard: str) -> ShardHeader:
-    """`read_header`, remembered: a shard's name is the hash of its header, so it cannot change. Survives a fork."""
-    return read_header(Storage(store_url), shard)
+class HeaderCache:
+    """`read_header`, remembered: a shard's name is the hash of its header, so it cannot change.
+
+    Those used last stay, up to `most_bytes` of header text. For several threads; a fork takes along what is known.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes, self._num_bytes = most_bytes, 0
+        self._known: OrderedDict[tuple[str, str], tuple[ShardHeader, int]] = OrderedDict()  # used last comes last
+        self._lock = Lock()
+        # No thread is half-way through a change when a process forks.
+        os.register_at_fork(
+            before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._lock.release
+        )
+
+    def __call__(self, store_url: str, shard: str) -> ShardHeader:
+        key = store_url, shard
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key][0]
+        text = _header_text(Storage(store_url), shard)
+        header = _parse(text, payload_start=8 + len(text))
+        with self._lock:
+            if key not in self._known:  # another thread may have been faster
+                self._known[key] = header, len(text)
+                self._num_bytes += len(text)
+            while self._num_bytes > self._most_bytes and len(self._known) > 1:
+                self._num_bytes -= self._known.popitem(last=False)[1][1]
+        return header
+
+    def cache_clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._known.clear()
+            self._num_bytes = 0
+
+
+cached_header = HeaderCache(CACHE_BYTES)
 
 
 def read_header(store: Storage, shard: str) -> ShardHeader:

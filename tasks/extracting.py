@@ -7,7 +7,7 @@ from typing import Any
 
 from dualforce_model.schema import FeatureRef
 from dualforce_model.shards import is_sound, pack_shard
-from dualforce_model.storage import Storage
+from dualforce_model.storage import Storage, sweep_temporaries
 from tasks.accounting import AcrossClips, verdicts
 from tasks.extract import (
     BEGUN,
@@ -29,6 +29,7 @@ from tasks.work import Fault, Outcome, Refusal, Target, Work, not_made
 
 SEAL_BYTES = 256 * 2**20
 SEAL_AFTER_S = 120.0
+TORN_AFTER_S = 600.0  # a part is written in seconds: a temporary of that age is a dead worker's
 FRAME_BYTES = 512 * 512 * 3  # of a decoded crop at full size, for the bound on memory
 
 
@@ -83,15 +84,19 @@ class ExtractWork(Work):
         ]
 
     def enlist(self, lease: Lease) -> Relisting:
-        """Remove parts that a shard holds: a run was killed after the ledger knew and before it could."""
+        """Remove what killed runs left: parts that a shard holds, parts that nobody wants any more, and torn ones."""
         root = self.place.parts_root
         for mark in root.glob(f"*/*{BEGUN}"):  # of an earlier run's dead workers: nobody else works here
             mark.unlink(missing_ok=True)
+        sweep_temporaries(root, TORN_AFTER_S)
         left = {path.relative_to(root).as_posix(): path for path in root.glob("*/*.safetensors")}
         if left:  # hardly ever, and all rows of a large data set are gigabytes
             for row in self.ledger.rows(self.place.dataset, stage=self.stage, state="done", unlisted=True):
                 if (path := left.get(str(row.value["part"]))) is not None:
                     path.unlink(missing_ok=True)
+            wanted = {part_name(target.feature, target.clip_id, target.key) for target in self.targets()}
+            for name in left.keys() - wanted:
+                left[name].unlink(missing_ok=True)
         return Relisting()
 
     def intact(self, row: Row) -> bool:

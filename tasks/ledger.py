@@ -159,13 +159,16 @@ class Ledger:
         query = query.order_by(states.c.stage, states.c.clip_id, states.c.feature)
         return [row_of(columns) for columns in self._each(query)]
 
-    def stream(self, dataset: str, stage: Stage, state: State | None = None, *, values: bool = True) -> Iterator[Row]:
+    def stream(
+        self, dataset: str, stage: Stage, state: State | None = None, *, values: bool = True, unlisted: bool = False
+    ) -> Iterator[Row]:
         """Rows of a stage in no order, one at a time: a large data set's do not fit into memory together.
 
-        Without `values`, which are most of a row, these are empty. A read transaction is open until the last row.
+        Without `values`, which are most of a row, these are empty; with `unlisted`, those of clips that left the list
+        are among them. A read transaction is open until the last row.
         """
         columns = [sa.literal("{}").label("value") if c.name == "value" and not values else c for c in states.columns]
-        return (row_of(found) for found in self._each(self._states(columns, dataset, stage, state, False)))
+        return (row_of(found) for found in self._each(self._states(columns, dataset, stage, state, unlisted)))
 
     def rows_of(self, dataset: str, stage: Stage, clip_ids: Iterable[str]) -> list[Row]:
         """Rows of these clips at a stage."""

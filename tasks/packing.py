@@ -7,6 +7,7 @@ day, since a training may read them.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from pydantic import Field
 
@@ -22,6 +23,8 @@ from tasks.records import Stage
 from tasks.snapshot import SnapshotError, content_digest
 
 SHARD_BYTES = 256 * 2**20
+SHARD_CLIPS = 4096  # of small features: who reads one clip parses the header of all
+ROWS_AT_ONCE = 2000  # of a ledger: all rows of a large data set are gigabytes
 
 Moved = dict[tuple[str, str, str], FeatureRef]  # (clip id, modality, feature key) -> where it lies now
 
@@ -90,8 +93,9 @@ def pack_snapshot(
 ) -> PackedSnapshot:
     """Rewrite the features of a snapshot into shards of about `shard_bytes`, clip by clip; the same again does nothing.
 
-    Every byte that is moved is checked. Raises DamagedShardError, and changes nothing, where one is damaged;
-    SnapshotError if the arrays are not those that the snapshot was built from. `progress` gets numbers of features.
+    No shard gets more than SHARD_CLIPS clips. Every byte that is moved is checked. Raises DamagedShardError, and
+    changes nothing, where one is damaged; SnapshotError if the arrays are not those that the snapshot was built from.
+    `progress` gets numbers of features.
     """
     snapshot = load_snapshot(store, id_or_tag)
     rows = restore_manifest(store, snapshot)
@@ -117,7 +121,7 @@ def _groups(store: Storage, refs: Sequence[FeatureRef], shard_bytes: int) -> Ite
     for ref in refs:
         entries = (tensor_entry(store, ref, spec.name) for spec in specs_in(store, ref))
         num_bytes = sum(entry.row_bytes * entry.shape[0] for entry in entries)
-        if group and size + num_bytes > shard_bytes:
+        if group and (size + num_bytes > shard_bytes or len(group) == SHARD_CLIPS):
             yield group
             group, size = [], 0
         group.append(ref)
@@ -139,20 +143,28 @@ def _gathered(store: Storage, group: Sequence[FeatureRef]) -> dict[str, FeatureR
 
 
 def _tell(ledger: Ledger, dataset: str, store: Storage, moved: Moved, run_id: str) -> int:
-    """Point a ledger's rows to the new shards, under the lease that extract writes with; how many there were."""
+    """Point a ledger's rows to the new shards, under the lease that extract writes with; how many there were.
+
+    Killed on the way it has told some: the same command tells the others.
+    """
     with ledger.lease(dataset, Stage.EXTRACT, run_id) as lease:
         return _record(ledger, lease, store, moved)
 
 
 def _record(ledger: Ledger, lease: Lease, store: Storage, moved: Moved) -> int:
-    changed = list[Row]()
-    for row in ledger.rows(lease.dataset, stage=Stage.EXTRACT, state="done", unlisted=True):
+    changed, told = _changed(ledger, lease.dataset, store, moved), 0
+    while some := list(islice(changed, ROWS_AT_ONCE)):
+        ledger.record(lease, some)
+        told += len(some)
+    return told
+
+
+def _changed(ledger: Ledger, dataset: str, store: Storage, moved: Moved) -> Iterator[Row]:
+    """Rows as they are to be, one at a time; also of clips that left the list, which gc asks about."""
+    for row in ledger.stream(dataset, Stage.EXTRACT, "done", unlisted=True):
         old, new = FeatureRef.model_validate(row.value["ref"]), moved.get((row.clip_id, row.feature, row.key))
         if new is not None and old.shard != new.shard and _same_arrays(store, old, new):
-            changed.append(row.model_copy(update={"value": {**row.value, "ref": new.model_dump(mode="json")}}))
-    if changed:
-        ledger.record(lease, changed)
-    return len(changed)
+            yield row.model_copy(update={"value": {**row.value, "ref": new.model_dump(mode="json")}})
 
 
 def _same_arrays(store: Storage, old: FeatureRef, new: FeatureRef) -> bool:

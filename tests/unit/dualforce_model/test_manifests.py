@@ -84,3 +84,28 @@ def test_a_version_must_be_what_its_name_tells(store: Storage, snapshot: Snapsho
     store.write(key, data[:-1])
     with pytest.raises(SchemaError, match="not those its name tells"):
         read_version(store, key)
+
+
+def test_who_holds_an_old_head_restores_nothing_over_a_newer_one(store: Storage, snapshot: Snapshot) -> None:
+    rows = read_manifest(store, snapshot)
+    replaced = replace_manifest(store, snapshot, moved(rows))
+    assert restore_manifest(store, snapshot) == rows
+    assert schema.read_manifest(store, replaced) == moved(rows)
+
+
+def test_a_head_that_comes_between_look_and_write_decides(
+    store: Storage, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = read_manifest(store, snapshot)
+    replaced = replace_manifest(store, snapshot, moved(rows))
+    store.write(head_key(snapshot.id), encode_head(snapshot))  # of a packer that was slower
+    write = Storage.write
+
+    def overtaken(self: Storage, key: str, data: bytes, points: str = "") -> None:
+        monkeypatch.setattr(Storage, "write", write)
+        self.write(head_key(snapshot.id), encode_head(replaced))
+        write(self, key, data, points)
+
+    monkeypatch.setattr(Storage, "write", overtaken)
+    assert restore_manifest(store, snapshot) == rows
+    assert schema.read_manifest(store, schema.load_snapshot(store, snapshot.id)) == moved(rows)

@@ -1,7 +1,10 @@
 """Shards: deterministic bytes, any window, and no damage unseen."""
 
 import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from safetensors.numpy import load as load_safetensors
 from dualforce_model.schema import Feature, FeatureRef, SchemaError
 from dualforce_model.shards import (
     DamagedShardError,
+    HeaderCache,
     cached_header,
     load_feature,
     pack_shard,
@@ -192,6 +196,83 @@ def test_a_forked_reader_uses_the_parents_headers(store: Storage) -> None:
         same = np.array_equal(read_feature(store, ref, "latents", 1, 3), expected)
         os._exit(0 if same else 1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Shards whose header was read, in order."""
+    found: list[str] = []
+    size = Storage.size
+    monkeypatch.setattr(Storage, "size", lambda self, key: found.append(key) or size(self, key))
+    return found
+
+
+def test_headers_used_last_stay_up_to_so_many_bytes_of_text(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, three = (pack(store, name)[name].shard for name in "abc")
+    length = int.from_bytes(store.read(one)[:8], "little")
+    read, cache = asked(monkeypatch), HeaderCache(2 * length + 7)
+    for shard in (one, two, one, three, one, two, one):
+        assert cache(store.url(), shard) == read_header(store, shard)
+        read.pop()
+    assert read == [one, two, three, two]
+    cache.cache_clear()
+    cache(store.url(), one)
+    assert read[4:] == [one]
+
+
+def test_many_small_headers_are_all_remembered(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = {"tokens": np.ones((2, 1), np.float16)}
+    shards = [pack_shard(store, "audio", "fp", {f"c{n}": tokens}, {f"c{n}": "k"})[f"c{n}"].shard for n in range(1100)]
+    cached_header.cache_clear()
+    for shard in shards:
+        cached_header(store.url(), shard)
+    read = asked(monkeypatch)
+    for shard in shards:
+        cached_header(store.url(), shard)
+    assert read == []
+    cached_header.cache_clear()
+
+
+def test_a_header_larger_than_the_bound_is_still_used(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = pack(store, "a")["a"].shard
+    read, cache = asked(monkeypatch), HeaderCache(1)
+    assert cache(store.url(), shard) is cache(store.url(), shard)
+    assert read == [shard]
+
+
+def test_threads_share_headers(store: Storage) -> None:
+    shards = [pack(store, name)[name].shard for name in "abcdef"]
+    length = int.from_bytes(store.read(shards[0])[:8], "little")
+    cache = HeaderCache(3 * length)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda at: cache(store.url(), shards[at * 7 % 6]), range(300)))
+    assert [header.keys for header in found] == [
+        {"abcdef"[at * 7 % 6]: f"key-{'abcdef'[at * 7 % 6]}"} for at in range(300)
+    ]
+
+
+def test_a_fork_while_threads_read_leaves_the_child_no_lock(store: Storage) -> None:
+    refs, ended = pack(store, "a"), Event()
+    shard = refs["a"].shard
+
+    def busy() -> None:
+        while not ended.is_set():
+            cached_header.cache_clear()
+            cached_header(store.url(), shard)
+
+    threads = [Thread(target=busy) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(20)  # a child that waits for ever is killed
+                os._exit(0 if cached_header(store.url(), shard).keys == {"a": "key-a"} else 1)
+            assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_hostile_shard_names_and_sizes_are_refused(store: Storage) -> None:

@@ -1,5 +1,6 @@
 """Captions are encoded once each, in batches that fit, and a killed run goes on where it was."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -16,11 +17,19 @@ from hypothesis import strategies as st
 
 from dualforce_model.config import ConfigError, Frozen
 from dualforce_model.encoders.base import Modality, WeightFree
+from dualforce_model.schema import SchemaError, load_snapshot, read_manifest
 from dualforce_model.storage import Storage
 from dualforce_model.text_features import read_text, text_key, text_name
-from tasks.captions import TextMemoryError, TextSummary, encode_captions
+from tasks import captions as captions_module
+from tasks.captions import REFUSED, TextMemoryError, TextSummary, encode_captions, encode_texts, refusal_key
+from tasks.extract import ExtractConfig
 from tasks.extractors.text import TextConfig, TextNames
-from tasks.records import Clip
+from tasks.ledger import Ledger, Row
+from tasks.place import Place
+from tasks.records import Clip, FailureClass, Stage, Temporary
+from tasks.snapshot import build_snapshot
+from tasks.texts import TextError
+from tests.small_store import POLICY, small_candidates
 
 CAPTIONS = ("a man is talking", "a woman", "a person is smiling to the camera")
 
@@ -114,6 +123,97 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(store: Storage) -> None
         encode_captions(store, Letters(room=1, error=ZeroDivisionError), CAPTIONS)
 
 
+class Picky(Letters):
+    """Refuses some letters, and makes of others what half precision does not hold."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.cause = error or ValueError("a letter that I do not know")
+
+    def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
+        if any("?" in caption for caption in captions):
+            raise self.cause
+        return [
+            tokens * np.float32(1e4 if "!" in caption else 1)
+            for caption, tokens in zip(captions, super().__call__(captions), strict=True)
+        ]
+
+
+def test_a_caption_that_is_refused_is_its_own_affair(store: Storage) -> None:
+    told, encoder = list[str](), Picky()
+    given = [*CAPTIONS, "what?", "oh no!", "who?", "where?"]
+    summary = encode_captions(store, encoder, given, told.extend, batch_size=3)
+    assert (summary.distinct, summary.made, summary.refused, len(summary.messages)) == (7, 3, 4, 3)
+    assert sorted(told) == sorted(text_name(summary.fingerprint, caption) for caption in CAPTIONS)
+    assert len(store.list("text")) == 3
+    assert summary.text().startswith("text: 3 captions, 4 refused, 0 there already")
+    assert "\ntext: refused: 'where?': ValueError: a letter that I do not know\n" in summary.text()
+    assert "'oh no!': SchemaError: text" in summary.text()
+    again = encode_captions(store, Picky(), given)
+    assert (again.made, again.refused) == (0, 4)
+    assert again.text().startswith("text: 0 captions, 4 refused, 3 there already")
+
+
+@pytest.mark.parametrize(("bad", "error"), [("what?", ValueError), ("oh no!", SchemaError)])
+def test_where_all_are_refused_the_first_says_why(store: Storage, bad: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"half precision|do not know"):
+        encode_captions(store, Picky(), [bad, f"{bad} {bad}"], prompt="a person")
+    assert store.list() == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("the disk is gone"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        TextMemoryError("no room"),
+        Temporary(FailureClass.DISK, "full", systemic=True),
+    ],
+)
+def test_what_has_nothing_to_do_with_a_caption_ends_it(store: Storage, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        encode_captions(store, Picky(error), [*CAPTIONS, "what?"], prompt="a person")
+
+
+def build(store: Storage, encoder: Letters, said: Sequence[str]) -> list[str | None]:
+    """Texts that the snapshot of clips with these captions names."""
+    names = [text_name(encoder.fingerprint(), caption) for caption in said]
+    offered = [
+        each.model_copy(update={"text": name})
+        for each, name in zip(small_candidates(store, len(names)), names, strict=True)
+    ]
+    snapshot = load_snapshot(store, build_snapshot(store, offered, POLICY, "set").snapshot.id)
+    assert snapshot.text is not None
+    return [row.text for row in read_manifest(store, snapshot)]
+
+
+def test_a_snapshot_names_the_prompt_where_a_caption_was_refused(store: Storage) -> None:
+    encoder, said = Picky(), ["a man", "what?", "oh no!", "a man"]
+    man, prompt = (text_name(encoder.fingerprint(), caption) for caption in ("a man", "a person"))
+    assert encode_captions(store, encoder, said, prompt="a person").refused == 2
+    assert build(store, encoder, said) == [man, prompt, prompt, man]
+    with pytest.raises(TextError, match="c1: its caption has no text features"):
+        build(store, encoder, ["a man", "a woman"])  # nobody has tried
+    assert encode_captions(store, Letters(), said, prompt="a person").made == 2  # it has learned them
+    assert store.list(REFUSED) == []
+    assert build(store, encoder, said) == [text_name(encoder.fingerprint(), caption) for caption in said]
+
+
+def test_a_prompt_that_is_refused_is_an_error_where_it_is_to_be_said(store: Storage) -> None:
+    with pytest.raises(ValueError, match="do not know"):
+        encode_captions(store, Picky(), ["a man", "what?"], prompt="a person?")
+    assert store.list(REFUSED) == []
+
+
+def test_a_damaged_note_is_named(store: Storage) -> None:
+    encoder = Picky()
+    encode_captions(store, encoder, ["a man", "what?"], prompt="a person")
+    key = refusal_key(text_name(encoder.fingerprint(), "what?"))
+    store.write(key, b'{"instead": "../x", "why": ""}')
+    with pytest.raises(SchemaError, match=rf"{key}: damaged"):
+        build(store, encoder, ["a man", "what?"])
+
+
 @given(st.lists(st.text("abc", min_size=1, max_size=6), max_size=20), st.integers(1, 5), st.integers(6, 40))
 def test_whatever_the_batches_the_store_is_the_same(
     tmp_path_factory: pytest.TempPathFactory, captions: list[str], batch_size: int, room: int
@@ -195,3 +295,33 @@ def test_only_text_encoders_encode_text() -> None:
 
 def test_summaries_are_records() -> None:
     assert TextSummary.model_validate(TextSummary(fingerprint="f", distinct=1, made=0, seconds=0.0).model_dump())
+
+
+def test_the_net_is_gone_when_the_captions_are_encoded(
+    tmp_path: Path, tiny_umt5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import UMT5EncoderModel
+
+    place = Place(dataset="mine", home=str(tmp_path))
+    value = {"path": "a.mp4", "digest": "d" * 64, "num_frames": 5, "scores": {}}
+    with Ledger(place.ledger_url) as ledger:
+        ledger.add_clips("mine", [clip("a man")])
+        with ledger.lease("mine", Stage.CURATE, "r") as lease:
+            ledger.record(lease, [Row(clip_id="a", stage=Stage.CURATE, state="done", key="k", value=value)])
+    (tmp_path / "all.yaml").write_text("name: all\n")
+    before, left, released = nets(UMT5EncoderModel), list[int](), captions_module.release_memory
+
+    def counted() -> None:
+        released()
+        left.append(nets(UMT5EncoderModel) - before)
+
+    monkeypatch.setattr(captions_module, "release_memory", counted)
+    config = ExtractConfig(text=TextConfig(encoder={"name": "umt5", "config": {"weights": str(tiny_umt5)}}))
+    assert config.text is not None
+    assert encode_texts(place, str(tmp_path / "all.yaml"), config, config.text).made == 1
+    assert left == [0]
+
+
+def nets(kind: type) -> int:
+    """How many there are."""
+    return sum(issubclass(type(each), kind) for each in gc.get_objects())

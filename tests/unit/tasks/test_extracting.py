@@ -1,5 +1,6 @@
 """What the extract stage makes of attempts, before any run."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,20 @@ def test_marks_of_an_earlier_run_are_forgotten(work: ExtractWork) -> None:
         work.ledger = ledger
         work.enlist(lease)
     assert not mark.exists()
+
+
+def test_parts_that_nobody_wants_and_torn_ones_are_forgotten(work: ExtractWork) -> None:
+    root = work.place.parts_root
+    wanted = root / finish(work, "structure")["part"]
+    stale = root / part_name("structure", "c", "0" * 32)
+    gone = root / part_name("audio", "c90", wanted.stem.removeprefix("c-"))
+    torn, young = (wanted.parent / storage.temporary_name(f"{number}.safetensors") for number in range(2))
+    for path in (stale, gone, torn, young):
+        storage.write_bytes(root / "made", wanted.read_bytes())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (root / "made").rename(path)
+    os.utime(torn, (0, 0))
+    with Ledger(work.place.ledger_url) as ledger, ledger.lease("d", Stage.EXTRACT, "r") as lease:
+        work.ledger = ledger
+        work.enlist(lease)
+    assert [path.exists() for path in (wanted, stale, gone, torn, young)] == [True, False, False, False, True]

@@ -5,15 +5,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from dualforce_model.data import SnapshotDataset
 from dualforce_model.manifests import read_manifest, replace_manifest
-from dualforce_model.schema import head_key, load_snapshot, manifest_key
+from dualforce_model.schema import Snapshot, head_key, load_snapshot, manifest_key
 from dualforce_model.shards import DamagedShardError, cached_header, pack_shard, read_header
 from dualforce_model.storage import Storage
+from tasks import packing, snapshot
+from tasks.leases import Lease
 from tasks.ledger import Ledger
 from tasks.ledger_tables import Row
 from tasks.packing import pack, pack_snapshot
@@ -122,6 +125,57 @@ def test_arrays_that_are_not_the_snapshot_s_are_not_packed(store: Storage) -> No
     replace_manifest(store, built, (rows[0].model_copy(update={"features": features}), *rows[1:]))
     with pytest.raises(SnapshotError, match="not those it was built from"):
         pack_snapshot(store, "latest")
+
+
+def test_a_shard_holds_so_many_clips_at_most(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_snapshot(store)
+    monkeypatch.setattr(packing, "SHARD_CLIPS", 3)
+    assert pack_snapshot(store, "latest").shards_after == 3 * len(MODALITIES)
+    assert sorted({len(read_header(store, shard).keys) for shard in shards_of(store)}) == [2, 3]
+    assert pack_snapshot(store, "latest").changed is False
+
+
+@pytest.mark.parametrize("slow", [packing, snapshot])
+def test_whoever_loaded_the_head_before_a_pack_ended_leaves_what_it_wrote(
+    store: Storage, monkeypatch: pytest.MonkeyPatch, slow: ModuleType
+) -> None:
+    """Pack beside pack, build beside pack: the fast one ends between the slow one's look at head and manifest."""
+    built = small_snapshot(store)
+
+    def overtaken(held: Storage, name: str) -> Snapshot:
+        found = load_snapshot(held, name)
+        monkeypatch.setattr(slow, "load_snapshot", load_snapshot)
+        pack_snapshot(held, name)
+        return found
+
+    monkeypatch.setattr(slow, "load_snapshot", overtaken)
+    if slow is packing:
+        assert pack_snapshot(store, "latest", 1).snapshot.id == built.id
+        assert len(shards_of(store)) == NUM_CLIPS * len(MODALITIES)
+    else:
+        assert small_snapshot(store).id == built.id
+        assert len(shards_of(store)) == len(MODALITIES)
+    assert verify_snapshot(store, "latest").problems == ()
+
+
+def test_damage_met_by_a_pack_that_was_overtaken_writes_no_old_manifest(
+    store: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes no further than its look at the manifest: what the other wrote stays."""
+    small_snapshot(store)
+    shard = sorted(shards_of(store))[0]
+
+    def overtaken(held: Storage, name: str) -> Snapshot:
+        found = load_snapshot(held, name)
+        monkeypatch.setattr(packing, "load_snapshot", load_snapshot)
+        pack_snapshot(held, name)
+        store.write(shard, store.read(shard)[:-1] + b"\x7f")
+        return found
+
+    monkeypatch.setattr(packing, "load_snapshot", overtaken)
+    with pytest.raises(DamagedShardError, match="damaged"):
+        pack_snapshot(store, "latest")
+    assert verify_snapshot(store, "latest").problems == ()
 
 
 # ------------------------------------------------------------------------------------------------------------ kills
@@ -239,3 +293,34 @@ def test_a_feature_that_was_made_again_keeps_its_place_in_the_ledger(store: Stor
         ledger.record(lease, [row.model_copy(update={"value": {**row.value, "ref": made.model_dump(mode="json")}})])
     assert pack(store.url(), "latest", [ledger_url]).ledger_rows == NUM_CLIPS * 3 - 1
     assert named(ledger_url)["c3", "audio"] == made.shard
+
+
+def test_rows_of_a_ledger_are_never_held_together(
+    store: Storage, ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "ROWS_AT_ONCE", 5)
+    recorded = list[int]()
+    record = Ledger.record
+
+    def counted(self: Ledger, lease: Lease, rows: list[Row]) -> None:
+        recorded.append(len(rows))
+        record(self, lease, rows)
+
+    monkeypatch.setattr(Ledger, "record", counted)
+    with monkeypatch.context() as lent:
+        lent.delattr(Ledger, "rows")
+        assert pack(store.url(), "latest", [ledger_url]).ledger_rows == NUM_CLIPS * 3
+    assert recorded == [5, 5, 5, 5, 4]
+    assert {shard for (clip, _), shard in named(ledger_url).items() if clip != "c90"} == shards_of(store)
+
+
+def test_clips_that_left_the_list_are_told_as_well(store: Storage, ledger_url: str) -> None:
+    """Garbage collection asks about them too: their rows would keep the old shards."""
+    with Ledger(ledger_url) as ledger:
+        kept = [clip for clip in ledger.clips("set") if clip.clip_id != "c0"]
+        with ledger.lease("set", Stage.ACQUIRE, "r") as lease:
+            assert ledger.relist(lease, "s", kept).left == 1
+    assert pack(store.url(), "latest", [ledger_url]).ledger_rows == NUM_CLIPS * 3
+    with Ledger(ledger_url) as ledger:
+        rows = ledger.rows("set", Stage.EXTRACT, unlisted=True)
+    assert {row.value["ref"]["shard"] for row in rows if row.clip_id == "c0"} <= shards_of(store)

@@ -308,6 +308,7 @@ def test_texts_of_several_clips_and_with_guidance(trained: Path) -> None:
         ({"text": np.zeros((0, WIDTH), np.float32)}, "expected 1 to 512 rows"),
         ({"text": np.zeros((3, WIDTH), np.int64)}, "finite floating-point numbers"),
         ({"text": np.full((3, WIDTH), np.nan, np.float32)}, "finite floating-point numbers"),
+        ({"text": np.full((3, WIDTH), -7e4, np.float32)}, "finite floating-point numbers up to 65504"),
     ],
 )
 def test_texts_that_cannot_be_used(trained: Path, options: dict[str, Any], said: str) -> None:
