@@ -227,14 +227,15 @@ def test_named_clips_that_are_unknown_or_left_are_refused(home: Path) -> None:
         heal(home, "nobody")
 
 
-def test_parts_that_a_shard_holds_are_swept_and_others_kept(home: Path) -> None:
+def test_parts_that_a_shard_holds_or_nobody_wants_are_swept_and_other_files_kept(home: Path) -> None:
     row = next(iter(rows(home, Stage.EXTRACT).values()))
-    leak, other = home / "run/parts" / row.value["part"], home / "run/parts/audio/unknown-0.safetensors"
-    for path in (leak, other):
+    parts = home / "run/parts"
+    leak, stale, other = parts / row.value["part"], parts / "audio/unknown-0.safetensors", parts / "audio/notes.txt"
+    for path in (leak, stale, other):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     run(settings(home))
-    assert (leak.exists(), other.exists()) == (False, True)
+    assert (leak.exists(), stale.exists(), other.exists()) == (False, False, True)
 
 
 def test_a_clip_without_sound_has_its_other_features(home: Path) -> None:
