@@ -22,7 +22,7 @@ from dualforce_model.train_state import StopSignal
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 120
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.usefixtures("forkable")]
 
 _spec = importlib.util.spec_from_file_location(
     "training_conftest", ROOT / "tests/unit/dualforce_model/training/conftest.py"
