@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+GROW_AFTER = 16  # batches of the reduced size that go well before a larger one is tried again
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
@@ -26,12 +27,26 @@ ResultT = TypeVar("ResultT")
 
 
 class BatchSize:
-    """How many items are tried at once: so many at most, and no more than were found to fit."""
+    """How many items go at once: halved where memory ran out, and tried upward again if it is told of success."""
 
     def __init__(self, most: int) -> None:
         if most < 1:
             raise ValueError(f"batches of {most}: expected one item or more")
-        self.items = most
+        self.most = most
+        self.now = most
+        self._went_well = 0
+
+    def failed(self, number: int) -> None:
+        """So many did not fit."""
+        self.now, self._went_well = max(number // 2, 1), 0
+
+    def went_well(self, number: int) -> None:
+        """So many did."""
+        if number < self.now or self.now == self.most:
+            return
+        self._went_well += 1
+        if self._went_well >= GROW_AFTER:
+            self.now, self._went_well = min(2 * self.now, self.most), 0
 
 
 def in_batches(size: BatchSize, run: Callable[[ItemsT], ResultT], items: ItemsT) -> list[ResultT]:
@@ -42,11 +57,11 @@ def in_batches(size: BatchSize, run: Callable[[ItemsT], ResultT], items: ItemsT)
     found: list[ResultT] = []
     begin = 0
     while begin < len(items):
-        part: ItemsT = items[begin : begin + size.items]
+        part: ItemsT = items[begin : begin + size.now]
         said = _tried(run, part)
         if said is None:
-            size.items = len(part) // 2
-            _release()
+            size.failed(len(part))
+            release_memory()
             continue
         found += said
         begin += len(part)
@@ -63,8 +78,8 @@ def _tried(run: Callable[[ItemsT], ResultT], part: ItemsT) -> list[ResultT] | No
         return None
 
 
-def _release() -> None:
-    """Give back what the failed batch held."""
+def release_memory() -> None:
+    """Give back what nothing holds any more, to a GPU as well."""
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

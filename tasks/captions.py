@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from pydantic import Field, ValidationError
 
+from dualforce_model.batching import release_memory
 from dualforce_model.captions import TEXT_NAME
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InfrastructureError
@@ -23,7 +24,6 @@ from dualforce_model.schema import SchemaError, SnapshotRow
 from dualforce_model.storage import Storage
 from dualforce_model.text_features import names_of, pack_text, text_name
 from tasks.accounting import AcrossClips, verdicts
-from tasks.encoding import release_memory
 from tasks.extract import ExtractConfig
 from tasks.extractors.text import TextConfig, TextNames
 from tasks.ledger import Ledger

@@ -1,17 +1,14 @@
 """Extractors on several crops at once, as many as memory allows; what one crop cannot bear is that crop's own."""
 
-import gc
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from dualforce_model.batching import BatchSize, release_memory
 from dualforce_model.encoders.base import NoFaceError
 from dualforce_model.schema import Feature
 from tasks.extractors import CropMedia, Extractor
 from tasks.records import FailureClass, Impossible, Reason
 from tasks.worker import failure_class, give_up, is_device_lost, is_systemic, last_traceback
-
-GROW_AFTER = 16  # batches of the reduced size that go well before a larger one is tried again
 
 Lack = dict[str, Any]  # why a feature was not made: {"reason", "measured"} or {"failure", "traceback"}, plain for JSON
 
@@ -23,27 +20,6 @@ class Batching(Protocol):
     def many(self, crops: Sequence[CropMedia]) -> list[Feature]:
         """The feature of each crop, in their order; equal to one by one within the encoder's tolerance."""
         ...
-
-
-class BatchSize:
-    """How many crops go through an extractor at once: halved where memory ran out, and tried upward again later."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.now = most
-        self._went_well = 0
-
-    def failed(self, number: int) -> None:
-        """So many did not fit."""
-        self.now, self._went_well = max(number // 2, 1), 0
-
-    def went_well(self, number: int) -> None:
-        """So many did."""
-        if number < self.now or self.now == self.most:
-            return
-        self._went_well += 1
-        if self._went_well >= GROW_AFTER:
-            self.now, self._went_well = min(2 * self.now, self.most), 0
 
 
 def encode(extractor: Extractor, crops: Sequence[CropMedia], size: BatchSize) -> Iterator[Feature | Lack]:
@@ -102,11 +78,3 @@ def lack_of(error: Exception) -> Lack:
     if isinstance(error, Impossible):
         return {"reason": error.reason.value, "measured": error.measured}
     return {"failure": failure_class(error).value, "traceback": last_traceback()}
-
-
-def release_memory() -> None:
-    """Give back what the failed batch held. Torch is looked at only where something has brought it already."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

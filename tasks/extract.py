@@ -24,12 +24,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from dualforce_model import clock, media, storage
+from dualforce_model.batching import BatchSize
 from dualforce_model.config import Frozen, digest_after
 from dualforce_model.encoders import NO_WEIGHTS, Modality
 from dualforce_model.schema import Feature, SchemaError, check_feature
 from dualforce_model.stamp import is_same_file
 from tasks.decoding import ReadAhead
-from tasks.encoding import BatchSize, Lack, encode, is_short, lack_of
+from tasks.encoding import Lack, encode, is_short, lack_of
 from tasks.extractors import (
     EXTRACTORS,
     AudioConfig,

@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float32, UInt8
 from pydantic import Field
 
 from dualforce_model.clock import FPS
-from dualforce_model.config import ConfigError, Frozen
+from dualforce_model.config import ConfigError, Frozen, digest
 from dualforce_model.encoders.base import NoFaceError
-from dualforce_model.pretrained import PRETRAINED, weights_digest
+from dualforce_model.pretrained import PRETRAINED, Weights, weights_digest
 
 NUM_POINTS = 478  # the last ten are the irises
 WEIGHTS = replace(PRETRAINED["mediapipe"], name="face mesh", model="mediapipe", setting="the face mesh's weights")
@@ -160,3 +160,34 @@ def _open(content: bytes, path: Path, min_score: float) -> Any:
         ) from error
     except (RuntimeError, ValueError) as error:
         raise WEIGHTS.damaged(path, error) from error
+
+
+class MeshEncoder:
+    """What encoders have in common that read the mesh and nothing else. They run on the CPU whatever the device."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    config_type: ClassVar[type[Frozen]] = FaceMeshConfig
+    weights: ClassVar[Weights | None] = WEIGHTS
+
+    def __init__(self, config: FaceMeshConfig | None = None) -> None:
+        self._mesh = FaceMesh(config)
+
+    @property
+    def config(self) -> FaceMeshConfig:
+        """What this encoder was built with."""
+        return self._mesh.config
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the landmarker's file."""
+        return self._mesh.weights_digest
+
+    def fingerprint(self) -> str:
+        """32 hex digits over name, version, config and what is in the weights."""
+        settings = self.config.model_dump(mode="json", exclude={"weights"})
+        return digest(self.name, self.version, self._mesh.version, settings, self.weights_digest)
+
+    def load(self, device: str = "cpu") -> None:
+        """Read the landmarker. Raises DamagedWeightsError."""
+        self._mesh.load()

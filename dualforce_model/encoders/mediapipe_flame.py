@@ -6,19 +6,16 @@ draws; the jaw is `jawOpen` and the sideways ones times the angles of a jaw that
 0. The table's name says so: `blendshapes159`, where the nets of FLAME make `flame159`.
 """
 
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from dualforce_model import flame
-from dualforce_model.config import Frozen, digest
 from dualforce_model.encoders.base import Modality
-from dualforce_model.encoders.face_mesh import BLENDSHAPES, FaceMesh, FaceMeshConfig
+from dualforce_model.encoders.face_mesh import BLENDSHAPES, MeshEncoder
 from dualforce_model.encoders.flame_rows import FlameTrack, stand_in_layout
 from dualforce_model.layout import Layout
-from dualforce_model.pretrained import PRETRAINED, Weights
 from dualforce_model.rotations import axis_angles, nearest
 
 LEFT_OUT = ("_neutral", "jawOpen")  # says nothing; is the jaw's
@@ -27,44 +24,20 @@ JAW_OPEN_RADIANS = 0.35  # 20 degrees
 JAW_SIDEWAYS_RADIANS = 0.1
 
 
-class MediaPipeFlame:
+class MediaPipeFlame(MeshEncoder):
     """Frames to rows [T,159] of `blendshapes159`. Runs on the processor, wherever it is told to be loaded."""
 
     name: ClassVar[str] = "mediapipe_flame"
     version: ClassVar[int] = 1
     modality: ClassVar[Modality] = "flame"
-    config_type: ClassVar[type[Frozen]] = FaceMeshConfig
-    weights: ClassVar[Weights] = replace(PRETRAINED["mediapipe"], setting="the encoder's weights")
     layout: ClassVar[Layout] = stand_in_layout(
         f"0 to 1: MediaPipe's blend shapes in its order, without {' and '.join(LEFT_OUT)}", "MediaPipe"
     )
-
-    def __init__(self, config: FaceMeshConfig | None = None) -> None:
-        self._mesh = FaceMesh(config)
-
-    @property
-    def config(self) -> FaceMeshConfig:
-        """What this encoder was built with."""
-        return self._mesh.config
 
     @property
     def num_features(self) -> int:
         """Entries per frame: 159."""
         return flame.NUM_PARAMETERS
-
-    @property
-    def weights_digest(self) -> str:
-        """SHA-256 of the landmarker's file."""
-        return self._mesh.weights_digest
-
-    def fingerprint(self) -> str:
-        """32 hex digits over name, version, config and weights."""
-        settings = self.config.model_dump(mode="json", exclude={"weights"})
-        return digest(self.name, self.version, self._mesh.version, settings, self.weights_digest)
-
-    def load(self, device: str = "cpu") -> None:
-        """Read the landmarker. Raises DamagedWeightsError."""
-        self._mesh.load()
 
     def track(self, frames: UInt8[np.ndarray, "T H W 3"]) -> FlameTrack:
         """Rows of every RGB frame; one picture is a clip of one frame. Raises NoFaceError."""

@@ -9,11 +9,9 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from dualforce_model.config import Frozen, digest
-from dualforce_model.encoders.base import Modality, encoder_fingerprint
-from dualforce_model.encoders.face_mesh import NUM_BLENDSHAPES, WEIGHTS, FaceMesh, FaceMeshConfig, MeshTrack
+from dualforce_model.encoders.base import Modality
+from dualforce_model.encoders.face_mesh import NUM_BLENDSHAPES, MeshEncoder, MeshTrack
 from dualforce_model.layout import Layout, Part
-from dualforce_model.pretrained import Weights
 
 SOURCE = "MediaPipe"
 NUM_MESH = 468  # points of the face itself; the irises come after them
@@ -36,22 +34,12 @@ MP62 = Layout(
 )
 
 
-class MediaPipeStructure:
+class MediaPipeStructure(MeshEncoder):
     """Frames of a face crop to rows of `mp62`. Frame t's depends on frames 0 .. t alone, once a face is seen."""
 
     name: ClassVar[str] = "mediapipe_structure"
     version: ClassVar[int] = 1
     modality: ClassVar[Modality] = "structure"
-    config_type: ClassVar[type[Frozen]] = FaceMeshConfig
-    weights: ClassVar[Weights | None] = WEIGHTS
-
-    def __init__(self, config: FaceMeshConfig | None = None) -> None:
-        self._mesh = FaceMesh(config)
-
-    @property
-    def config(self) -> FaceMeshConfig:
-        """What this encoder was built with."""
-        return self._mesh.config
 
     @property
     def layout(self) -> Layout:
@@ -62,19 +50,6 @@ class MediaPipeStructure:
     def num_features(self) -> int:
         """m, the width of a row."""
         return MP62.num_entries
-
-    @property
-    def weights_digest(self) -> str:
-        """SHA-256 of the landmarker's file."""
-        return self._mesh.weights_digest
-
-    def fingerprint(self) -> str:
-        """32 hex digits over name, version, config and what is in the weights."""
-        return digest(self._mesh.version, encoder_fingerprint(self))
-
-    def load(self, device: str = "cpu") -> None:
-        """Read the landmarker, which runs on the CPU whatever the device. Raises DamagedWeightsError."""
-        self._mesh.load()
 
     def __call__(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T 62"]:
         """Rows of every frame. Raises NoFaceError."""

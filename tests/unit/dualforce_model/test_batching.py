@@ -33,7 +33,7 @@ def test_all_items_come_once_and_in_order_whatever_fits(
 
     assert [item for part in in_batches(size, run, range(count)) for item in part] == list(range(count))
     assert max(tried, default=0) <= most
-    assert size.items <= most
+    assert size.now <= most
     failed = sum(each > room for each in tried)
     tried.clear()
     in_batches(size, run, range(count))
@@ -51,7 +51,7 @@ def test_one_item_that_does_not_fit_is_told(error: type[Exception]) -> None:
 
     with pytest.raises(error, match="no room for it"):
         in_batches(size, run, ["small"] * 4 + ["large", "small"])
-    assert size.items == 1
+    assert size.now == 1
 
 
 def test_other_errors_are_none_of_its_business() -> None:
@@ -62,7 +62,7 @@ def test_other_errors_are_none_of_its_business() -> None:
 
     with pytest.raises(ZeroDivisionError):
         in_batches(size, run, np.zeros(4))
-    assert size.items == 8
+    assert size.now == 8
 
 
 def test_what_the_failed_batch_held_is_gone_before_the_next() -> None:

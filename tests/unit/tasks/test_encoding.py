@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from dualforce_model.batching import GROW_AFTER, BatchSize
 from dualforce_model.encoders.base import NoFaceError
 from dualforce_model.schema import Feature
-from tasks.encoding import GROW_AFTER, Batching, BatchSize, encode
+from tasks.encoding import Batching, encode
 from tasks.extractors import Audio, AudioConfig, CropMedia
 from tasks.records import FailureClass, Impossible, Reason, Temporary
 
