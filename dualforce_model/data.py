@@ -8,21 +8,33 @@ k numbers of key points at rest.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float16, Float32
 
 from dualforce_model import clock, flame
 from dualforce_model.batch import Sample
 from dualforce_model.diffusion.noise import keyed_generator
 from dualforce_model.errors import InputError
 from dualforce_model.manifests import read_manifest
-from dualforce_model.schema import SchemaError, SnapshotRow, Split, load_snapshot, specs_among
-from dualforce_model.shards import read_feature
+from dualforce_model.schema import SchemaError, SnapshotRow, Split, TensorStatistics, load_snapshot, specs_among
+from dualforce_model.shards import Rows, read_feature, read_rows, tensor_entry
 from dualforce_model.storage import Storage
 from dualforce_model.text_features import TextFeatures, pad_text
+
+
+class _Shown(NamedTuple):
+    """The picture that stands as step 0: its place among the video's references, its frame, its reference features."""
+
+    place: int
+    frame: int
+    features: int | None
+
+
+_ReadRows = Mapping[str, np.ndarray]  # by the names of `_wanted`
 
 
 class SnapshotDataset:
@@ -94,24 +106,24 @@ class SnapshotDataset:
     def window(self, row: SnapshotRow, start: int, reference: int) -> Sample:
         """Step 0 from the clip's reference `reference`, then `num_steps - 1` steps of the clip from step `start` on."""
         stop = start + self.num_steps - 1
-        weight = 1.0 if self.split == "train" else row.weight
-        shown = self._latents(row, "references", reference, reference + 1)
+        wanted = self._wanted(row, start, stop, self._shown(row, reference))
+        read = dict(zip(wanted, self._read(list(wanted.values())), strict=True))
+        video = np.concatenate([self._latents(read["references"]), self._latents(read["latents"])])
         sample: dict[str, np.ndarray] = {
-            "video": np.concatenate([shown, self._latents(row, "latents", start, stop)]),
-            "structure": self._structure(row, start, stop, reference),
-            "audio": self._audio(row, start, stop),
-            "reference": shown[0].copy(),
+            "video": video,
+            "structure": self._structure(read),
+            "audio": self._audio(read.get("tokens")),
+            "reference": video[0].copy(),
             "positions": np.array([0, *range(start, stop)], dtype=np.int64),
             "audio_mask": self._audio_mask(),
-            "weights": np.array(weight, dtype=np.float32),
+            "weights": np.array(1.0 if self.split == "train" else row.weight, dtype=np.float32),
         }
         if "flame" in self.modalities:
-            parameters = self._frames(row, "flame", "parameters", start, stop, reference)
-            sample["flame"] = clock.fold_structure(flame.motion(parameters))
-        if "reference" in self.modalities:
-            sample["features"] = self._features(row, reference)
-        if "structure" in self.modalities and "canonical" in self.snapshot.modalities["structure"].tensors:
-            sample["canonical"] = self._canonical(row, reference)
+            sample["flame"] = clock.fold_structure(flame.motion(self._frames(read, "flame", "parameters")))
+        if "reference" in self.modalities:  # on the extractor's own scale
+            sample["features"] = read["features"][0].astype(np.float32)
+        if "canonical" in read:
+            sample["canonical"] = self._statistics("structure", "canonical").standardise(read["canonical"])[0]
         if "text" in self.modalities:
             assert row.text is not None, "a snapshot with text has it of every clip"
             sample["text"] = pad_text(self._texts.tokens(row.text))  # in half precision: it is long, and made there
@@ -127,65 +139,76 @@ class SnapshotDataset:
         return int(self._order[1][index])
 
     def _num_references(self, row: SnapshotRow) -> int:
-        return len(self._read(row, "video", "reference_frames", None, None))
+        """How many pictures of the clip may stand as step 0; said by a header, without reading any."""
+        kept = self._kept.get((row.clip_id, "video", "references"))
+        if kept is not None:
+            return len(kept)
+        return tensor_entry(self._store, row.features["video"], "references").shape[0]
 
-    def _shown_frame(self, row: SnapshotRow, reference: int) -> int:
-        return int(self._read(row, "video", "reference_frames", reference, reference + 1)[0])
+    # ------------------------------------------------------------------------------------------------ which rows
+
+    def _shown(self, row: SnapshotRow, reference: int) -> _Shown:
+        """Which picture the window shows as step 0."""
+        wanted = [Rows(row.features["video"], "reference_frames", reference, reference + 1)]
+        if "reference" in self.modalities:
+            wanted.append(Rows(row.features["reference"], "frames"))
+        (frame,), *known = [each.tolist() for each in self._read(wanted)]
+        if known and frame not in known[0]:
+            raise SchemaError(
+                f"{row.clip_id}: the reference is frame {frame}, but reference/features are of the frames {known[0]}; "
+                "extract both with the same references"
+            )
+        return _Shown(reference, frame, known[0].index(frame) if known else None)
+
+    def _wanted(self, row: SnapshotRow, start: int, stop: int, shown: _Shown) -> dict[str, Rows]:
+        """All that a window consists of, besides its text; `<name> 0` is of step 0, a picture, alone."""
+        refs, (place, frame, features) = row.features, shown
+        frames = clock.frames_of_step(start).start, clock.frames_of_step(stop - 1).stop
+        wanted = {
+            "references": Rows(refs["video"], "references", place, place + 1),
+            "latents": Rows(refs["video"], "latents", start, stop),
+        }
+        for modality, name in (("structure", "motion"), ("flame", "parameters")):
+            if modality in self.modalities:
+                wanted[f"{name} 0"] = Rows(refs[modality], name, frame, frame + 1)
+                wanted[name] = Rows(refs[modality], name, *frames)
+        if "structure" in self.modalities and "canonical" in self.snapshot.modalities["structure"].tensors:
+            wanted["canonical"] = Rows(refs["structure"], "canonical", frame, frame + 1)
+        if "audio" in self.modalities:
+            wanted["tokens"] = Rows(refs["audio"], "tokens", *map(clock.num_audio_tokens, frames))
+        if features is not None:
+            wanted["features"] = Rows(refs["reference"], "features", features, features + 1)
+        return wanted
 
     # ---------------------------------------------------------------------------------------------- one modality
 
-    def _latents(self, row: SnapshotRow, name: str, start: int, stop: int) -> Float32[np.ndarray, "n c h w"]:
+    def _statistics(self, modality: str, name: str) -> TensorStatistics:
+        return self.snapshot.statistics[f"{modality}.{name}"]
+
+    def _latents(self, rows: Float16[np.ndarray, "n c h w"]) -> Float32[np.ndarray, "n c h w"]:
         """Standardised rows; references are on the scale of latents."""
-        rows: np.ndarray = self._read(row, "video", name, start, stop).astype(np.float32)
-        latents: np.ndarray = self.snapshot.statistics["video.latents"].standardise(rows)
+        latents: np.ndarray = self._statistics("video", "latents").standardise(rows.astype(np.float32))
         return latents
 
-    def _structure(self, row: SnapshotRow, start: int, stop: int, reference: int) -> Float32[np.ndarray, "s 4 m"]:
+    def _structure(self, read: _ReadRows) -> Float32[np.ndarray, "s 4 m"]:
         """Standardised: the reference's frame, then those of the steps; without structure zeros, m = 1."""
         if "structure" not in self.modalities:
             return np.zeros((self.num_steps, clock.FRAMES_PER_STEP, 1), dtype=np.float32)
-        folded: np.ndarray = clock.fold_structure(self._frames(row, "structure", "motion", start, stop, reference))
+        folded: np.ndarray = clock.fold_structure(self._frames(read, "structure", "motion"))
         return folded
 
-    def _canonical(self, row: SnapshotRow, reference: int) -> Float32[np.ndarray, " k"]:
-        """Standardised: of the very frame that the window shows as step 0."""
-        shown = self._shown_frame(row, reference)
-        rows = self._read(row, "structure", "canonical", shown, shown + 1)
-        standardised: np.ndarray = self.snapshot.statistics["structure.canonical"].standardise(rows)
-        return standardised[0]
-
-    def _frames(
-        self, row: SnapshotRow, modality: str, name: str, start: int, stop: int, reference: int
-    ) -> Float32[np.ndarray, "t m"]:
+    def _frames(self, read: _ReadRows, modality: str, name: str) -> Float32[np.ndarray, "t m"]:
         """Standardised rows per pixel frame: the reference's, then those of the steps."""
-        shown = self._shown_frame(row, reference)
-        first, last = clock.frames_of_step(start).start, clock.frames_of_step(stop - 1).stop
-        spans = ((shown, shown + 1), (first, last))
-        rows = np.concatenate([self._read(row, modality, name, *span) for span in spans])
-        standardised: np.ndarray = self.snapshot.statistics[f"{modality}.{name}"].standardise(rows)
+        rows = np.concatenate([read[f"{name} 0"], read[name]])
+        standardised: np.ndarray = self._statistics(modality, name).standardise(rows)
         return standardised
 
-    def _features(self, row: SnapshotRow, reference: int) -> Float32[np.ndarray, "r e"]:
-        """Of the very picture that the window shows as step 0, by its frame; on the extractor's own scale."""
-        shown, known = self._shown_frame(row, reference), self._read(row, "reference", "frames", None, None).tolist()
-        if shown not in known:
-            raise SchemaError(
-                f"{row.clip_id}: the reference is frame {shown}, but reference/features are of the frames {known}; "
-                "extract both with the same references"
-            )
-        place = known.index(shown)
-        features: np.ndarray = self._read(row, "reference", "features", place, place + 1)[0].astype(np.float32)
-        return features
-
-    def _audio(self, row: SnapshotRow, start: int, stop: int) -> Float32[np.ndarray, "s 8 a"]:
+    def _audio(self, tokens: Float16[np.ndarray, "t a"] | None) -> Float32[np.ndarray, "s 8 a"]:
         """Step 0, a picture, is silent; then the tokens of the steps, on the extractor's own scale."""
-        if "audio" not in self.modalities:
+        if tokens is None:
             return np.zeros((self.num_steps, clock.SLOTS_PER_STEP, 1), dtype=np.float32)
-        first = clock.num_audio_tokens(clock.frames_of_step(start).start)
-        last = clock.num_audio_tokens(clock.frames_of_step(stop - 1).stop)
-        tokens: np.ndarray = self._read(row, "audio", "tokens", first, last).astype(np.float32)
         silence = np.zeros((clock.num_audio_tokens(1), tokens.shape[1]), dtype=np.float32)
-        folded: np.ndarray = clock.fold_audio(np.concatenate([silence, tokens]))
+        folded: np.ndarray = clock.fold_audio(np.concatenate([silence, tokens.astype(np.float32)]))
         return folded
 
     def _audio_mask(self) -> Bool[np.ndarray, "s 8"]:
@@ -196,11 +219,11 @@ class SnapshotDataset:
 
     # --------------------------------------------------------------------------------------------------- reading
 
-    def _read(self, row: SnapshotRow, modality: str, name: str, start: int | None, stop: int | None) -> np.ndarray:
-        kept = self._kept.get((row.clip_id, modality, name))
-        if kept is not None:
-            return kept[start:stop]
-        return read_feature(self._store, row.features[modality], name, start, stop)
+    def _read(self, wanted: Sequence[Rows]) -> list[np.ndarray]:
+        """These rows, asked of the store together."""
+        if not self._kept:
+            return read_rows(self._store, wanted)
+        return [self._kept[ref.clip_id, ref.modality, name][start:stop] for ref, name, start, stop in wanted]
 
     def _keep_all(self) -> None:
         for row in self.rows:

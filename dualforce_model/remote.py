@@ -5,10 +5,14 @@ object stores have no rename and need none. Listings are never remembered, for o
 address of a server of one's own come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`), not from URLs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import fsspec
+import numpy as np
+from jaxtyping import UInt8
+
+from dualforce_model.ranges import ByteRange
 
 
 class RemoteObjects:
@@ -22,20 +26,21 @@ class RemoteObjects:
         filesystem, root = self._open()
         return bytes(filesystem.cat_file(_path(root, key)))
 
-    def read_range(self, key: str, start: int, length: int) -> bytes:
-        """At most `length` bytes from `start`: fewer, or none, where the object ends before."""
-        if not length:
-            return b""
+    def read_ranges(self, ranges: Sequence[ByteRange]) -> list[UInt8[np.ndarray, " n"] | Exception]:
+        """At most these bytes of each, to be written to: fewer, or none, where an object ends before; or what is wrong.
+
+        All are asked for at once, where the file system can.
+        """
         filesystem, root = self._open()
-        path = _path(root, key)
-        try:
-            return bytes(filesystem.cat_file(path, start=start, end=start + length))
-        except FileNotFoundError:
-            raise
-        except OSError:  # S3 calls a range past the end an error; memory does not
-            if start >= int(filesystem.info(path)["size"]):
-                return b""
-            raise
+        asked = [part for part in ranges if part.length]  # of nothing, S3 would send the whole object
+        found = filesystem.cat_ranges(
+            [_path(root, part.key) for part in asked],
+            [part.start for part in asked],
+            [part.start + part.length for part in asked],
+            on_error="return",
+        )
+        answers = iter([_part(filesystem, root, *pair) for pair in zip(asked, found, strict=True)])
+        return [next(answers) if part.length else np.empty(0, np.uint8) for part in ranges]
 
     def write(self, key: str, data: bytes) -> None:
         """Put a whole object; until that is complete, readers see the old one."""
@@ -74,6 +79,21 @@ class RemoteObjects:
         """File system and path of the store's root. A forked child gets a file system of its own."""
         filesystem, root = fsspec.core.url_to_fs(self._url, use_listings_cache=False)
         return filesystem, str(root).rstrip("/")
+
+
+def _part(
+    filesystem: Any, root: str, asked: ByteRange, found: bytes | Exception
+) -> UInt8[np.ndarray, " n"] | Exception:
+    """What a store said of one part: a range past the end is an error to S3, to memory it is not."""
+    if isinstance(found, bytes):
+        return np.frombuffer(bytearray(found), np.uint8)
+    if not isinstance(found, OSError) or isinstance(found, FileNotFoundError):
+        return found
+    try:
+        past = asked.start >= int(filesystem.info(_path(root, asked.key))["size"])
+    except Exception as error:  # the caller says which object it was
+        return error
+    return np.empty(0, np.uint8) if past else found
 
 
 def _path(root: str, key: str) -> str:

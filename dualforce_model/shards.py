@@ -13,18 +13,21 @@ import hashlib
 import json
 import os
 import re
+import struct
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from threading import Lock
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
+from jaxtyping import UInt8
 
 from dualforce_model.config import canonical_json
 from dualforce_model.schema import Feature, FeatureRef, SchemaError, TensorSpec, check_feature, specs_among, specs_of
-from dualforce_model.storage import CutShortError, MissingKeyError, Storage
+from dualforce_model.storage import ByteRange, CutShortError, MissingKeyError, Storage
 
 FORMATS = ("dualforce.shard/1", "dualforce.shard/2")  # all blocks have 8 rows; some have fewer
 BLOCK_ROWS = 8
@@ -49,12 +52,8 @@ class TensorEntry:
     start: int  # bytes from the start of the file
     sha256: str
     crc32c: bytes  # 4 bytes, big-endian, per block
-    block_rows: int = BLOCK_ROWS
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one leading row."""
-        return self.dtype.itemsize * prod(self.shape[1:])
+    block_rows: int
+    row_bytes: int  # of one leading row
 
     @property
     def block_bytes(self) -> int:
@@ -131,9 +130,13 @@ def _encode(
     return len(text).to_bytes(8, "little") + text, b"".join(pieces)
 
 
-def _block_sums(data: bytes, block_bytes: int) -> bytes:
-    sums = (google_crc32c.value(data[at : at + block_bytes]) for at in range(0, len(data), block_bytes))
-    return b"".join(value.to_bytes(4, "big") for value in sums)
+def _block_sums(data: bytes | UInt8[np.ndarray, " n"], block_bytes: int) -> bytes:
+    """crc32c of each block, 4 bytes each."""
+    if isinstance(data, np.ndarray):
+        data = data.view()
+        data.flags.writeable = False  # the library takes nothing else
+    sums = [google_crc32c.value(data[at : at + block_bytes]) for at in range(0, len(data), block_bytes)]
+    return struct.pack(f">{len(sums)}I", *sums)
 
 
 def _header_hash(header: bytes) -> str:
@@ -143,31 +146,72 @@ def _header_hash(header: bytes) -> str:
 # -------------------------------------------------------------------------------------------------------- reading
 
 
+class Rows(NamedTuple):
+    """Leading rows start..stop of one array of a feature; all by default."""
+
+    ref: FeatureRef
+    name: str
+    start: int | None = None
+    stop: int | None = None
+
+
 def read_feature(
     store: Storage, ref: FeatureRef, name: str, start: int | None = None, stop: int | None = None
 ) -> np.ndarray:
-    """Rows start..stop of one array (all by default), read as one range and checked block by block.
+    """Rows start..stop of one array, as `read_rows` reads them."""
+    return read_rows(store, [Rows(ref, name, start, stop)])[0]
 
+
+def read_rows(store: Storage, asked: Sequence[Rows]) -> list[np.ndarray]:
+    """Rows of some arrays, each read as one range and checked block by block; they may be written to.
+
+    Asked for together they cost less: a file is opened once, an object store is asked for all of them at once.
     Raises IndexError for rows that are not there (nothing is clipped), DamagedShardError for wrong bytes.
     """
+    spans = [_span(store, rows) for rows in asked]
+    found = store.read_ranges([ByteRange(rows.ref.shard, *span.place) for rows, span in zip(asked, spans, strict=True)])
+    return [_proven(store, *each) for each in zip(asked, spans, found, strict=True)]
+
+
+class _Span(NamedTuple):
+    """Whole blocks of an array around rows first..last: rows low..high."""
+
+    entry: TensorEntry
+    first: int
+    last: int
+    low: int
+    high: int
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where they lie in their file, and how many bytes they are."""
+        row_bytes = self.entry.row_bytes
+        return self.entry.start + self.low * row_bytes, (self.high - self.low) * row_bytes
+
+
+def _span(store: Storage, rows: Rows) -> _Span:
+    ref, name, start, stop = rows
     entry = tensor_entry(store, ref, name)
-    first, last = 0 if start is None else start, entry.shape[0] if stop is None else stop
-    if not 0 <= first <= last <= entry.shape[0]:
-        raise IndexError(f"{ref.clip_id}: rows {first}..{last} of {ref.modality}/{name}, which has {entry.shape[0]}")
-    block = entry.block_rows
-    low = first // block * block
-    high = min(-(-last // block) * block, entry.shape[0])
-    data = store.read_range(ref.shard, entry.start + low * entry.row_bytes, (high - low) * entry.row_bytes)
+    length, block = entry.shape[0], entry.block_rows
+    first, last = 0 if start is None else start, length if stop is None else stop
+    if not 0 <= first <= last <= length:
+        raise IndexError(f"{ref.clip_id}: rows {first}..{last} of {ref.modality}/{name}, which has {length}")
+    return _Span(entry, first, last, first // block * block, min(-(-last // block) * block, length))
+
+
+def _proven(store: Storage, rows: Rows, span: _Span, data: UInt8[np.ndarray, " n"]) -> np.ndarray:
+    """The rows out of their blocks, once every block hashes to what it must."""
+    entry, first, last, low, high = span
+    wanted = entry.crc32c[low // entry.block_rows * 4 :]
     found = _block_sums(data, entry.block_bytes)
-    wanted = entry.crc32c[low // block * 4 : low // block * 4 + len(found)]
-    if found != wanted:
+    if found != wanted[: len(found)]:
         raise DamagedShardError(
-            f"{store.url(ref.shard)}: rows {low}..{high} of {ref.clip_id}/{name} are damaged (crc32c); "
+            f"{store.url(rows.ref.shard)}: rows {low}..{high} of {rows.ref.clip_id}/{rows.name} are damaged (crc32c); "
             "`dualforce rerun --damaged` makes the clip again"
         )
-    rows: np.ndarray = np.frombuffer(data, dtype=entry.dtype).reshape(high - low, *entry.shape[1:])
-    part: np.ndarray = rows[first - low : last - low].copy()  # writable, and free of the rows read around it
-    return part
+    read: np.ndarray = data.view(entry.dtype).reshape(high - low, *entry.shape[1:])
+    part: np.ndarray = read[first - low : last - low]
+    return part if 2 * len(part) >= len(read) else part.copy()  # a few rows do not hold on to many
 
 
 def is_sound(store: Storage, ref: FeatureRef) -> bool:
@@ -271,18 +315,21 @@ def _parse(text: bytes, payload_start: int) -> ShardHeader:
         known = " or ".join(FORMATS)
         raise SchemaError(f"shard format {metadata['format']!r}, expected {known}; use the release that wrote it")
     sums = json.loads(metadata["sums"])
-    tensors = {
-        name: TensorEntry(
-            dtype=np.dtype(_DTYPES[item["dtype"]]),
-            shape=tuple(item["shape"]),
-            start=payload_start + item["data_offsets"][0],
-            sha256=sums[name]["sha256"],
-            crc32c=bytes.fromhex(sums[name]["crc32c"]),
-            block_rows=sums[name].get("rows", BLOCK_ROWS),
-        )
-        for name, item in document.items()
-    }
+    tensors = {name: _entry(item, sums[name], payload_start) for name, item in document.items()}
     return ShardHeader(metadata["modality"], metadata["fingerprint"], json.loads(metadata["keys"]), tensors)
+
+
+def _entry(item: Mapping[str, Any], sums: Mapping[str, Any], payload_start: int) -> TensorEntry:
+    dtype, shape = np.dtype(_DTYPES[item["dtype"]]), tuple(item["shape"])
+    return TensorEntry(
+        dtype=dtype,
+        shape=shape,
+        start=payload_start + item["data_offsets"][0],
+        sha256=sums["sha256"],
+        crc32c=bytes.fromhex(sums["crc32c"]),
+        block_rows=sums.get("rows", BLOCK_ROWS),
+        row_bytes=dtype.itemsize * prod(shape[1:]),
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- verifying
@@ -302,13 +349,13 @@ def verify_shard(store: Storage, shard: str, clip_ids: Collection[str] | None = 
         if clip_ids is not None and name.partition("/")[0] not in clip_ids:
             continue
         try:
-            data = store.read_range(shard, entry.start, size)
+            (data,) = store.read_ranges([ByteRange(shard, entry.start, size)])
         except OSError as error:
             yield str(error)
             continue
         if _block_sums(data, entry.block_bytes) != entry.crc32c:
             yield f"{store.url(shard)}: {name} is damaged (crc32c)"
-        elif hashlib.sha256(data).hexdigest() != entry.sha256:
+        elif hashlib.sha256(data.data).hexdigest() != entry.sha256:
             yield f"{store.url(shard)}: {name} is damaged (SHA-256)"
     if store.size(shard) != end:
         yield f"{store.url(shard)}: {store.size(shard)} bytes, expected {end}; something was added to the file"

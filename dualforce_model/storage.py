@@ -15,18 +15,22 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import fsspec
+import numpy as np
 from fsspec.implementations.local import LocalFileSystem
+from jaxtyping import UInt8
 
 from dualforce_model import faults
 from dualforce_model.errors import BusyError, InfrastructureError, InputError
 from dualforce_model.keys import CONTROL, is_temporary, temporary_name
 from dualforce_model.keys import check_key as check_key
+from dualforce_model.ranges import ByteRange as ByteRange
+from dualforce_model.ranges import read_files
 from dualforce_model.remote import RemoteObjects
 
 CHUNK_BYTES = 1 << 20
@@ -226,18 +230,33 @@ class Storage:
             return path.read_bytes() if path is not None else self._remote.read(key)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        """Exactly `length` bytes from `start`; an object that ends earlier raises StorageError."""
-        if start < 0 or length < 0:
-            raise InputError(f"{key}: cannot read {length} bytes from {start}")
-        with self._naming(key):
-            path = self.local_path(key)
-            data = _pread(path, start, length) if path is not None else self._remote.read_range(key, start, length)
-        if len(data) != length:
-            raise CutShortError(
-                f"{self.url(key)}: {length} bytes from {start} were asked for, {len(data)} are there; "
-                "the object is cut short, make it again"
-            )
-        return data
+        """Exactly `length` bytes from `start`; an object that ends earlier raises CutShortError."""
+        return self.read_ranges([ByteRange(key, start, length)])[0].tobytes()
+
+    def read_ranges(self, ranges: Sequence[ByteRange]) -> list[UInt8[np.ndarray, " n"]]:
+        """Exactly these bytes, each part in memory of its own that may be written to; raises as `read_range` does.
+
+        A file is opened once however many parts of it are asked for; what lies elsewhere is asked for all at once.
+        """
+        for key, start, length in ranges:
+            check_key(key)
+            if start < 0 or length < 0:
+                raise InputError(f"{key}: cannot read {length} bytes from {start}")
+        parts = read_files(str(self._root), ranges) if self._root is not None else self._remote.read_ranges(ranges)
+        found = [self._found(part, asked.key) for part, asked in zip(parts, ranges, strict=True)]
+        for part, (key, start, length) in zip(found, ranges, strict=True):
+            if len(part) != length:
+                raise CutShortError(
+                    f"{self.url(key)}: {length} bytes from {start} were asked for, {len(part)} are there; "
+                    "the object is cut short, make it again"
+                )
+        return found
+
+    def _found(self, part: UInt8[np.ndarray, " n"] | Exception, key: str) -> UInt8[np.ndarray, " n"]:
+        if isinstance(part, Exception):
+            with self._naming(key):
+                raise part
+        return part
 
     def write(self, key: str, data: bytes, points: str = "") -> None:
         """Put a whole object; readers see the old one or the new one.
@@ -377,18 +396,3 @@ def _raise(error: OSError) -> None:
 def _visit(points: str, name: str) -> None:
     if points:
         faults.point(f"{points}.{name}")
-
-
-def _pread(path: Path, start: int, length: int) -> bytes:
-    """Read a range without a file position, so that threads and forks never disturb each other."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if hasattr(os, "posix_fadvise"):  # the next read is of another clip: what the kernel reads ahead is in vain
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-        pieces = []
-        while length > 0 and (piece := os.pread(descriptor, length, start)):
-            pieces.append(piece)
-            start, length = start + len(piece), length - len(piece)
-    finally:
-        os.close(descriptor)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

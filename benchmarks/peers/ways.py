@@ -73,7 +73,7 @@ class OurStore(Way):
 
     def open(self, folder: Path) -> Reader:
         from dualforce_model.schema import FeatureRef
-        from dualforce_model.shards import read_feature
+        from dualforce_model.shards import Rows, read_rows
         from dualforce_model.storage import Storage
 
         store = Storage(str(folder))
@@ -81,11 +81,10 @@ class OurStore(Way):
         places = [(name, *name.split("/")) for name in SHAPES[self.size]]
 
         def read(pick: Pick) -> Arrays:
-            window = Arrays()
-            for name, modality, array in places:
-                rows = rows_of(name, pick)
-                window[name] = read_feature(store, refs[pick.clip][modality], array, rows.start, rows.stop)
-            return window
+            clip = refs[pick.clip]
+            asked = [(name, clip[modality], array, rows_of(name, pick)) for name, modality, array in places]
+            found = read_rows(store, [Rows(ref, array, rows.start, rows.stop) for _, ref, array, rows in asked])
+            return dict(zip(SHAPES[self.size], found, strict=True))
 
         return read
 

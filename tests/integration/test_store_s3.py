@@ -17,7 +17,7 @@ import pytest
 from dualforce_model.data import SnapshotDataset
 from dualforce_model.errors import InputError
 from dualforce_model.shards import cached_header
-from dualforce_model.storage import CutShortError, MissingKeyError, Storage, StorageError
+from dualforce_model.storage import ByteRange, CutShortError, MissingKeyError, Storage, StorageError
 from tasks.packing import pack_snapshot
 from tasks.process import free_port
 from tasks.snapshot import list_snapshots
@@ -92,6 +92,33 @@ def test_objects_go_there_and_back(store: Storage) -> None:
     assert store.list() == ["features/a.bin"]
     with pytest.raises(InputError, match="is a file"):
         Storage(store.url("features/a.bin")).require()
+
+
+def test_parts_are_asked_for_at_once(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three requests are under way before the first is answered."""
+    store.write("a", b"0123456789")
+    store.write("b", b"abc")
+    under_way, most = 0, 0
+    call = s3fs.S3FileSystem._call_s3
+
+    async def counted(self: s3fs.S3FileSystem, method: str, *arguments: object, **settings: object) -> object:
+        nonlocal under_way, most
+        under_way, most = under_way + 1, max(most, under_way + 1)
+        try:
+            return await call(self, method, *arguments, **settings)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    ranges = [ByteRange("a", 7, 3), ByteRange("b", 0, 2), ByteRange("b", 1, 0), ByteRange("a", 0, 4)]
+    parts = store.read_ranges(ranges)
+    assert [part.tobytes() for part in parts] == [b"789", b"ab", b"", b"0123"]
+    assert most == 3
+    parts[0][:] = 0  # it is the reader's own
+    with pytest.raises(CutShortError, match="1 are there"):
+        store.read_ranges([*ranges, ByteRange("b", 2, 3)])
+    with pytest.raises(MissingKeyError, match=r"nothing/here"):
+        store.read_ranges([*ranges, ByteRange("nothing/here", 2, 3)])
 
 
 def test_what_is_not_there_is_said(store: Storage) -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dualforce_model.data
 from dualforce_model import clock
 from dualforce_model.batch import Sample, TalkingHeadBatch
 from dualforce_model.data import SnapshotDataset, epoch_order
@@ -353,3 +354,26 @@ def test_an_epoch_draws_every_clip_as_often_as_its_weight_asks(weights: list[flo
 @given(st.integers(1, 300), st.integers(0, 50))
 def test_equal_weights_draw_each_clip_once(count: int, epoch: int) -> None:
     assert sorted(epoch_order([0.5] * count, 0, epoch).tolist()) == list(range(count))
+
+
+def test_a_window_asks_the_store_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First which picture stands as step 0, then for all of the window."""
+    write_snapshot(tmp_path, FRAMES, WEIGHTS, SPLITS, flame=True, reference=True)
+    data = open_dataset(tmp_path)
+    asked: list[list[str]] = []
+    read_rows = dualforce_model.data.read_rows
+    monkeypatch.setattr(
+        dualforce_model.data,
+        "read_rows",
+        lambda store, wanted: (
+            asked.append([f"{ref.modality}/{name}" for ref, name, *_ in wanted]) or read_rows(store, wanted)
+        ),
+    )
+    data.sample(0, 0)
+    assert [sorted(each) for each in asked] == [
+        ["reference/frames", "video/reference_frames"],
+        [
+            "audio/tokens", "flame/parameters", "flame/parameters", "reference/features", "structure/motion",
+            "structure/motion", "video/latents", "video/references",
+        ],
+    ]  # fmt: skip

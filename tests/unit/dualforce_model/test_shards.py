@@ -16,15 +16,17 @@ from dualforce_model.schema import Feature, FeatureRef, SchemaError
 from dualforce_model.shards import (
     DamagedShardError,
     HeaderCache,
+    Rows,
     cached_header,
     load_feature,
     pack_shard,
     read_feature,
     read_header,
+    read_rows,
     tensor_entry,
     verify_shard,
 )
-from dualforce_model.storage import Storage
+from dualforce_model.storage import ByteRange, Storage
 
 
 def video_feature(seed: int, steps: int = 5, side: int = 2) -> Feature:
@@ -157,13 +159,58 @@ def test_of_large_rows_only_what_is_asked_for_is_read(
     ref = pack_shard(store, "video", "f" * 32, {"a": video_feature(0, 20, side)}, {"a": "k"})["a"]
     entry = tensor_entry(store, ref, "latents")
     assert (entry.block_rows, len(entry.crc32c)) == (rows, 4 * -(-20 // rows))
-    asked: list[int] = []
-    read_range = Storage.read_range
-    monkeypatch.setattr(
-        Storage, "read_range", lambda self, key, at, size: asked.append(size) or read_range(self, key, at, size)
-    )
+    asked = spied(monkeypatch)
     read_feature(store, ref, "latents", 7, 9)
-    assert asked == [(-(-9 // rows) * rows - 7 // rows * rows) * entry.row_bytes]
+    assert [[part.length for part in parts] for parts in asked] == [
+        [(-(-9 // rows) * rows - 7 // rows * rows) * entry.row_bytes]
+    ]
+
+
+def test_rows_asked_for_together_are_one_question_and_those_of_one_by_one(
+    store: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = pack(store, "a", steps=20)["a"]
+    wanted = [Rows(ref, "latents", 3, 17), Rows(ref, "reference_frames"), Rows(ref, "references", 2, 3)]
+    one_by_one = [read_feature(store, *rows) for rows in wanted]
+    asked = spied(monkeypatch)
+    for found, alone in zip(read_rows(store, wanted), one_by_one, strict=True):
+        np.testing.assert_array_equal(found, alone)
+        found[...] = 0  # it is the reader's own
+    assert [len(parts) for parts in asked] == [3]
+    np.testing.assert_array_equal(read_rows(store, wanted)[0], one_by_one[0])
+    assert read_rows(store, []) == []
+    assert read_feature(store, ref, "latents", 5, 5).shape == (0, 16, 2, 2)
+
+
+def test_a_few_rows_do_not_hold_on_to_a_whole_block(store: Storage) -> None:
+    ref = pack(store, "a", steps=20)["a"]
+    held = read_feature(store, ref, "latents", 9, 10)
+    while held.base is not None:
+        held = held.base
+    assert len(held) == 1
+
+
+def test_a_damaged_part_among_good_ones_is_named(store: Storage) -> None:
+    refs = pack(store, "a", "b", steps=20)
+    path = store.local_path(refs["b"].shard)
+    assert path is not None
+    damaged = bytearray(path.read_bytes())
+    damaged[tensor_entry(store, refs["b"], "references").start] ^= 1
+    path.write_bytes(damaged)
+    wanted = [Rows(refs["a"], "references"), Rows(refs["b"], "latents"), Rows(refs["b"], "references")]
+    assert len(read_rows(store, wanted[:2])) == 2
+    with pytest.raises(DamagedShardError, match="b/references are damaged"):
+        read_rows(store, wanted)
+
+
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[list[ByteRange]]:
+    """What the store is asked for from now on."""
+    asked: list[list[ByteRange]] = []
+    read_ranges = Storage.read_ranges
+    monkeypatch.setattr(
+        Storage, "read_ranges", lambda self, ranges: asked.append(list(ranges)) or read_ranges(self, ranges)
+    )
+    return asked
 
 
 def test_a_shard_of_the_first_format_is_read_and_checked(store: Storage) -> None:

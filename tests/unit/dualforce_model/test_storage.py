@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from dualforce_model import storage
 from dualforce_model.errors import InputError
-from dualforce_model.storage import MissingKeyError, Storage, StorageError, atomic_folder, atomic_path
+from dualforce_model.storage import (
+    ByteRange,
+    CutShortError,
+    MissingKeyError,
+    Storage,
+    StorageError,
+    atomic_folder,
+    atomic_path,
+)
 
 
 def run_python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -172,6 +180,39 @@ def test_missing_and_short_objects_are_errors_that_name_the_place(store: Storage
         store.read_range("a", 1, 3)
     with pytest.raises(ValueError, match="cannot read"):
         store.read_range("a", -1, 3)
+
+
+def test_a_file_is_opened_once_however_many_parts_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Storage(str(tmp_path))
+    store.write("a", b"0123456789")
+    opened: list[str] = []
+    opening = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: opened.append(Path(path).name) or opening(path, flags))
+    store.read_ranges([ByteRange("a", 8, 2), ByteRange("a", 1, 4)])
+    assert opened == ["a"]
+
+
+def test_parts_of_several_objects_come_in_their_order(store: Storage) -> None:
+    store.write("x/a", b"0123456789")
+    store.write("b", b"abcdef")
+    ranges = [ByteRange("x/a", 8, 2), ByteRange("b", 0, 3), ByteRange("x/a", 0, 0), ByteRange("x/a", 1, 4)]
+    assert [part.tobytes() for part in store.read_ranges(ranges)] == [b"89", b"abc", b"", b"1234"]
+    assert store.read_ranges([]) == []
+    with pytest.raises(CutShortError, match=r"b: 9 bytes from 4 were asked for, 2 are there"):
+        store.read_ranges([*ranges, ByteRange("b", 4, 9)])
+    with pytest.raises(MissingKeyError, match="nothing/here"):
+        store.read_ranges([*ranges, ByteRange("nothing/here", 0, 1)])
+    with pytest.raises(InputError, match=r"\.\."):
+        store.read_ranges([ByteRange("../b", 0, 1)])
+
+
+def test_a_part_that_the_system_hands_over_in_pieces_is_whole(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("a", bytes(range(100)))
+    reading = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda handle, parts, at: reading(handle, [parts[0][:7]], at))
+    assert store.read_range("a", 5, 60) == bytes(range(5, 65))
+    with pytest.raises(CutShortError, match="5 are there"):
+        store.read_range("a", 95, 60)
 
 
 def test_unreadable_store_is_not_an_empty_one(tmp_path: Path) -> None:
