@@ -1,6 +1,6 @@
-"""An extract worker whose video encoder costs what real ones cost: convolutions over every frame, as many as asked.
+"""An extract worker whose encoders cost what real ones cost: convolutions over every frame, as many as asked.
 
-Imported by the workers of `benchmarks.extraction`, so it knows nothing of orchestration.
+Imported by the workers of `benchmarks.extraction` and `changing`, so it knows nothing of orchestration.
 """
 
 import time
@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from dualforce_model import clock
+from dualforce_model.encoders import Modality
 from dualforce_model.schema import Feature
 from tasks.extract import ExtractConfig, ExtractWorker
 from tasks.extractors import CropMedia, Extractor
@@ -32,9 +35,12 @@ class Convolutions(nn.Module):
 
     @torch.inference_mode()
     def forward(self, crop: CropMedia) -> None:
-        """Results are of no use to anybody."""
-        for start in range(0, len(crop.frames), FRAMES_AT_ONCE):
-            pixels = torch.from_numpy(crop.frames[start : start + FRAMES_AT_ONCE]).permute(0, 3, 1, 2).float()
+        """Results are of no use to anybody. Of a sound alone the frames are black."""
+        frames = crop.frames
+        if not len(frames):
+            frames = np.zeros((len(crop.samples) // clock.SAMPLES_PER_FRAME, SIDE_PX, SIDE_PX, 3), np.uint8)
+        for start in range(0, len(frames), FRAMES_AT_ONCE):
+            pixels = torch.from_numpy(frames[start : start + FRAMES_AT_ONCE]).permute(0, 3, 1, 2).float()
             x = self.first(nn.functional.interpolate(pixels / 255, (SIDE_PX, SIDE_PX)))
             for _ in range(self.repeats):
                 x = torch.tanh(self.again(x))
@@ -45,7 +51,7 @@ class Costly:
 
     def __init__(self, inner: Extractor, repeats: int, spent: Callable[[float], object]) -> None:
         self._inner, self._spent = inner, spent
-        self._extra = Convolutions(repeats) if inner.modality == "video" else None
+        self._extra = Convolutions(repeats) if repeats else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -64,12 +70,18 @@ class ConvolvingWorker(ExtractWorker):
     """The extract worker with such extractors. Seconds of encoding are added to a file, a line for each call."""
 
     def __init__(
-        self, config: ExtractConfig, media_root: Path, parts_root: Path, repeats: int, seconds_path: Path
+        self,
+        config: ExtractConfig,
+        media_root: Path,
+        parts_root: Path,
+        repeats: dict[Modality, int],
+        seconds_path: Path,
     ) -> None:
         super().__init__(config, media_root, parts_root)
         self.seconds_path = seconds_path
         for modality, extractor in self.extractors.items():
-            self.extractors[modality] = Costly(extractor, repeats, self._spent)  # type: ignore[assignment]  # by name
+            costly = Costly(extractor, repeats.get(modality, 0), self._spent)
+            self.extractors[modality] = costly  # type: ignore[assignment]  # by name
 
     def load(self) -> None:
         """One thread for each worker, as everywhere on the CPU."""

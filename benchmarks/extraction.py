@@ -31,6 +31,7 @@ from benchmarks.convolving import ConvolvingWorker
 from benchmarks.measure import TOO_SLOW, Verdict
 from dualforce_model import clock, media, storage
 from dualforce_model.config import Frozen
+from dualforce_model.encoders import Modality
 from flows.server import PrefectServer, enter_home, prefect_server
 from tasks.extract import ExtractConfig, ExtractJob, wanted_features
 from tasks.extracting import ExtractWork
@@ -46,6 +47,8 @@ from tasks.tables import table
 ALLOWED_BEYOND = 0.05
 CROP_PX = 256
 DATASET = "bench"
+
+Repeats = dict[Modality, int]  # convolutions beside each extractor
 
 
 class Line(Frozen):
@@ -154,18 +157,18 @@ def make_place(home: Path, clips: Path, digests: dict[str, str], frames: int) ->
 # ---------------------------------------------------------------------------------------------------------------- ways
 
 
-def calibrated(clips: Path, frames: int, encode_s: float) -> int:
-    """How many convolutions make one clip cost about so many seconds."""
+def calibrated(clips: Path, frames: int, encode_s: float) -> Repeats:
+    """How many convolutions make the video of one clip cost about so many seconds."""
     crop = read(clips / "crops/clip000.mp4", frames)
     repeats = 4
     while (taken := _encoding(clips, repeats, crop)) < 0.2 * encode_s:
         repeats *= 2
-    return max(round(repeats * encode_s / taken), 1)
+    return {"video": max(round(repeats * encode_s / taken), 1)}
 
 
 def _encoding(clips: Path, repeats: int, crop: CropMedia) -> float:
     seconds = clips / "calibration"
-    worker = ConvolvingWorker(ExtractConfig(), clips, clips, repeats, seconds)
+    worker = ConvolvingWorker(ExtractConfig(), clips, clips, {"video": repeats}, seconds)
     worker.load()
     for extractor in worker.extractors.values():
         extractor(crop)
@@ -178,7 +181,7 @@ def read(path: Path, frames: int) -> CropMedia:
     return CropMedia(pictures, media.read_sound(path, 0.0, frames / clock.FPS, clock.SAMPLE_RATE_HZ))
 
 
-def plain_loop(home: Path, clips: Path, digests: dict[str, str], frames: int, repeats: int) -> Spent:
+def plain_loop(home: Path, clips: Path, digests: dict[str, str], frames: int, repeats: Repeats) -> Spent:
     """One process, one clip after the other, one file for each."""
     home.mkdir(parents=True)
     worker = ConvolvingWorker(ExtractConfig(), clips, home, repeats, home / "seconds")
@@ -200,7 +203,7 @@ def plain_loop(home: Path, clips: Path, digests: dict[str, str], frames: int, re
 class ConvolvingWork(ExtractWork):
     """The extract stage with the workers of this benchmark."""
 
-    repeats = 0
+    repeats: Repeats
 
     @property
     def seconds_path(self) -> Path:
@@ -215,8 +218,10 @@ class ConvolvingWork(ExtractWork):
         return plain.model_copy(update={"target": "benchmarks.convolving:ConvolvingWorker", "kwargs": kwargs})
 
 
-def our_stage(place: Place, pool: PoolConfig, config: ExtractConfig, repeats: int, server: PrefectServer) -> Spent:
-    """The stage as `dualforce run extract` runs it, on warm workers."""
+def our_stage(
+    place: Place, pool: PoolConfig, config: ExtractConfig, repeats: Repeats, server: PrefectServer, lacking: int = 0
+) -> Spent:
+    """The stage as `dualforce run extract` runs it, on warm workers; it has to make `lacking` features, or all."""
     from prefect import flow
 
     from tasks.stages import StageConfig, run_stage
@@ -234,7 +239,7 @@ def our_stage(place: Place, pool: PoolConfig, config: ExtractConfig, repeats: in
         with Ledger(place.ledger_url) as ledger:
             own = work(ledger)
             list(opened().run(own.spec, _warming(own, pool.workers)))
-            seconds, wanted = own.seconds_path, len(own.targets())
+            seconds, wanted = own.seconds_path, lacking or len(own.targets())
         seconds.unlink()
         before, wall = _used(server), time.perf_counter()
         made = extracting()
