@@ -16,12 +16,12 @@ from dualforce_model import faults, storage
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InputError
 from dualforce_model.pretrained import PRETRAINED, PublishedFile, Weights
+from dualforce_model.pretrained.pins import PINS_NAME, Pin, Pins
 from dualforce_model.pretrained.record import MARKERS
 from dualforce_model.stamp import Stamp
 from tasks.archives import unpack
 from tasks.downloads import HUB, Arrived, Downloader, Wanted, WrongBytesError, check_room, drop
 from tasks.process import folder_lock
-from tasks.weight_states import PINS_NAME, Pin, Pins
 
 KEPT_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".bin", ".pth", ".pt")  # of a repository: no pictures
 MAX_FILES = 500

@@ -1,7 +1,6 @@
 """What of the published models is on this machine, and whether it is what was published.
 
-`.pulled.json` beside the files keeps what is known of them: digest, source, and the state in which that was last seen
-to be true. A file that nobody has published a digest of is pinned there by the first pull: trust on first use.
+What is known of its files is kept beside them (dualforce_model/pretrained/pins.py).
 """
 
 import difflib
@@ -10,61 +9,16 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from dualforce_model import storage
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InputError
 from dualforce_model.pretrained import PRETRAINED, WEIGHTS_FOLDER, MissingWeightsError, Weights
+from dualforce_model.pretrained.pins import Pin, Pins
 from dualforce_model.pretrained.record import visible_files
 from dualforce_model.stamp import Stamp
 from tasks.weight_fits import misfits
-
-PINS_NAME = ".pulled.json"
-
-
-class Pin(Frozen):
-    """What is known of one file."""
-
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    source: str = Field(max_length=4096, description="where it was pulled from; empty: put there by other means")
-    vouched: str = Field(max_length=40, description="who says it is the right one: reported, hub, or first pull")
-    commit: str = Field("", max_length=64, description="of the hub's repository, where it was told")
-    seen: Stamp = Field(description="the file when it had this digest")
-
-
-class Pins(Frozen):
-    """All that is known of a folder's files, by their names below it."""
-
-    files: dict[str, Pin] = {}
-    listing: tuple[str, ...] = Field((), description="all files that the hub listed when the last pull began")
-
-    @classmethod
-    def read(cls, folder: Path) -> "Pins":
-        """Those of a folder; none where nothing was pulled. Raises InputError for a file that is no such list."""
-        path = folder / PINS_NAME
-        if not path.is_file():
-            return cls()
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise InputError(
-                f"{path}: not the list of what was pulled ({error.error_count()} errors); remove it, and pinned "
-                "digests with it, then pull again"
-            ) from error
-
-    def with_(self, folder: Path, name: str, pin: Pin) -> "Pins":
-        """With one more, written."""
-        return self._written(folder, Pins(files={**self.files, name: pin}, listing=self.listing))
-
-    def with_listing(self, folder: Path, names: Iterable[str]) -> "Pins":
-        """With what the hub lists, written."""
-        return self._written(folder, Pins(files=self.files, listing=tuple(names)))
-
-    @staticmethod
-    def _written(folder: Path, pins: "Pins") -> "Pins":
-        storage.write_json(folder / PINS_NAME, pins.model_dump(mode="json"))
-        return pins
 
 
 class State(StrEnum):

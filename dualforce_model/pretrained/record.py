@@ -8,6 +8,7 @@ from pathlib import Path
 from dualforce_model import storage
 from dualforce_model.config import Frozen, digest
 from dualforce_model.errors import InputError
+from dualforce_model.pretrained.pins import pinned_digest
 from dualforce_model.stamp import Stamp
 
 WEIGHTS_FOLDER = "~/.cache/dualforce/weights"  # searched where the configuration names none
@@ -148,4 +149,4 @@ def visible_files(folder: Path) -> list[Path]:
 @lru_cache(maxsize=64)
 def _file_digest(path: Path, stamp: Stamp) -> str:
     """Digest of a file as it was at that size and time: the driver asks once per clip."""
-    return storage.file_digest(path)
+    return pinned_digest(path, stamp) or storage.file_digest(path)

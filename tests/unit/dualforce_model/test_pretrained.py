@@ -1,13 +1,18 @@
 """The registry of published models, and what is said where one of them is not there."""
 
+import os
 import re
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from dualforce_model import storage
 from dualforce_model.errors import InputError
 from dualforce_model.pretrained import PRETRAINED, DamagedWeightsError, MissingWeightsError, Weights, weights_digest
+from dualforce_model.pretrained.pins import PINS_NAME, Pin, Pins
+from dualforce_model.stamp import Stamp
 
 PULLED = {name: weights for name, weights in PRETRAINED.items() if weights.files}
 
@@ -115,6 +120,28 @@ def test_what_is_hidden_is_not_part_of_a_model(tmp_path: Path) -> None:
     assert weights_digest("hubert", tmp_path) != before
     with pytest.raises(MissingWeightsError, match="were there a moment ago"):
         weights_digest("hubert", tmp_path / ".git" / "nothing")
+
+
+def test_a_file_that_a_pull_or_check_has_seen_as_it_is_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "vae" / "model.safetensors"
+    inside.parent.mkdir()
+    inside.write_bytes(b"weights")
+    read: list[Path] = []
+    digesting = storage.file_digest
+    monkeypatch.setattr(storage, "file_digest", lambda path: read.append(path) or digesting(path))
+    pin = Pin(sha256="a" * 64, source="", vouched="reported", seen=Stamp.of(inside))
+    Pins().with_(tmp_path, "vae/model.safetensors", pin)
+    assert weights_digest("vae", inside) == "a" * 64
+    assert read == []
+    inside.write_bytes(b"others!")  # as many bytes, later
+    os.utime(inside, ns=(1, 1))
+    assert weights_digest("vae", inside) == sha256(b"others!").hexdigest()
+    assert read == [inside]
+    (tmp_path / PINS_NAME).write_text("no list")
+    os.utime(inside, ns=(2, 2))
+    assert weights_digest("vae", inside) == sha256(b"others!").hexdigest()
 
 
 def test_errors_are_the_callers_to_mend() -> None:

@@ -16,11 +16,12 @@ import pytest
 
 from dualforce_model.errors import BusyError, InputError
 from dualforce_model.pretrained import Archive, PublishedFile, Weights, weights_digest
+from dualforce_model.pretrained.pins import PINS_NAME, Pins
 from tasks.archives import ArchiveError
 from tasks.downloads import Downloader, NetworkError, WrongBytesError
 from tasks.process import folder_lock
 from tasks.pulling import OfflineError, Pull, check_pull, offline_by
-from tasks.weight_states import PINS_NAME, Pins, State, checked, chosen, listed, state_of
+from tasks.weight_states import State, checked, chosen, listed, state_of
 
 DownloaderOf = Callable[..., Downloader]
 HOST = "https://models.example"
