@@ -5,7 +5,8 @@ parts = in_batches(size, lambda some: net(some), items)
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ class Sliced(Protocol):
 
 
 ItemsT = TypeVar("ItemsT", bound=Sliced)
+ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
@@ -66,6 +68,23 @@ def in_batches(size: BatchSize, run: Callable[[ItemsT], ResultT], items: ItemsT)
         found += said
         begin += len(part)
     return found
+
+
+def in_like_batches(
+    size: BatchSize,
+    run: Callable[[list[ItemT]], Iterable[ResultT]],
+    items: Sequence[ItemT],
+    likeness: Callable[[ItemT], Hashable],
+) -> list[ResultT]:
+    """What `run` says of each item, in their order, where a batch may hold only items of one likeness."""
+    alike: dict[Hashable, list[int]] = {}
+    for index, item in enumerate(items):
+        alike.setdefault(likeness(item), []).append(index)
+    found: dict[int, ResultT] = {}
+    for indices in alike.values():
+        said = in_batches(size, run, [items[index] for index in indices])
+        found.update(zip(indices, chain.from_iterable(said), strict=True))
+    return [found[index] for index in range(len(items))]
 
 
 def _tried(run: Callable[[ItemsT], ResultT], part: ItemsT) -> list[ResultT] | None:

@@ -1,7 +1,7 @@
 """Extractors on several crops at once, as many as memory allows; what one crop cannot bear is that crop's own."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from dualforce_model.batching import BatchSize, release_memory
 from dualforce_model.encoders.base import NoFaceError
@@ -13,24 +13,15 @@ from tasks.worker import failure_class, give_up, is_device_lost, is_systemic, la
 Lack = dict[str, Any]  # why a feature was not made: {"reason", "measured"} or {"failure", "traceback"}, plain for JSON
 
 
-@runtime_checkable
-class Batching(Protocol):
-    """An extractor that gains from several crops at once; they may differ in length."""
-
-    def many(self, crops: Sequence[CropMedia]) -> list[Feature]:
-        """The feature of each crop, in their order; equal to one by one within the encoder's tolerance."""
-        ...
-
-
 def encode(extractor: Extractor, crops: Sequence[CropMedia], size: BatchSize) -> Iterator[Feature | Lack]:
     """The feature of each crop, in their order, or why it has none. Raises what the next clip would meet as well."""
     done = 0
     while done < len(crops):
-        part = crops[done : done + (size.now if isinstance(extractor, Batching) else 1)]
+        part = crops[done : done + (size.now if extractor.gains else 1)]
         made = _tried(extractor, part)
         if isinstance(made, list):
             size.went_well(len(part))
-            yield from made
+            yield from (lack_of(each) if isinstance(each, NoFaceError) else each for each in made)
         elif len(part) > 1 and _is_short(made):
             release_memory()
             size.failed(len(part))
@@ -54,11 +45,11 @@ def is_short(entries: Sequence[Lack]) -> bool:
     return any(_is_short(entry) for entry in entries)
 
 
-def _tried(extractor: Extractor, crops: Sequence[CropMedia]) -> list[Feature] | Lack:
+def _tried(extractor: Extractor, crops: Sequence[CropMedia]) -> list[Feature | NoFaceError] | Lack:
     """Features of all crops, or why there are none. The exception is gone afterwards: it would hold on to memory."""
     try:
-        if len(crops) == 1 or not isinstance(extractor, Batching):
-            return [extractor(crop) for crop in crops]
+        if len(crops) == 1:
+            return [extractor(crops[0])]
         made = extractor.many(crops)
     except Exception as error:
         if is_device_lost(error):
@@ -72,7 +63,7 @@ def _tried(extractor: Extractor, crops: Sequence[CropMedia]) -> list[Feature] | 
 
 
 def lack_of(error: Exception) -> Lack:
-    """What the exception being handled says about a feature."""
+    """What an exception says about a feature; the one that is being handled, unless it is NoFaceError."""
     if isinstance(error, NoFaceError):
         return {"reason": Reason.NO_FACE.value, "measured": str(error)}
     if isinstance(error, Impossible):

@@ -1,6 +1,12 @@
-"""What every encoder is: a frozen function from pixels or samples to numbers, with a name and a fingerprint."""
+"""What every encoder is: a frozen function from pixels or samples to numbers, with a name and a fingerprint.
 
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+Several clips at once: an encoder that gains from them is `Batching`, that is, has a `many`; the others are asked one by
+one. `said_of_each` does the one or the other, so that nobody else has to ask. How much goes through a net in one pass
+is the encoder's own setting (`batch_frames`, `batch_windows`, `batch_clips`), halved where memory runs out.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -11,6 +17,8 @@ from dualforce_model.pretrained import Weights
 
 Modality = Literal["video", "structure", "audio", "flame", "reference", "text"]
 NO_WEIGHTS = "none"
+GivenT = TypeVar("GivenT")
+SaidT = TypeVar("SaidT")
 
 
 class NoFaceError(ValueError):
@@ -55,6 +63,42 @@ class Encoder(Protocol):
     def load(self, device: str = "cpu") -> None:
         """Read the weights, if any, to a device of torch's. Raises DamagedWeightsError."""
         ...
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """An encoder that gains from several clips at once: one alone leaves its net's batches part empty."""
+
+    def many(self, clips: Sequence[Any]) -> Sequence[Any]:
+        """What it says of each clip, in their order; clips may differ in length and size.
+
+        Of a video codec that is what `encode` says, of structure `measure`, of FLAME `track`, of sound and of reference
+        pictures a call; but for rounding the same as one by one. In place of a clip's answer may be the NoFaceError
+        that it alone would raise: what was made of the others stands.
+        """
+        ...
+
+
+def said_of_each(encoder: Any, one: Callable[[GivenT], SaidT], clips: Sequence[GivenT]) -> list[SaidT | NoFaceError]:
+    """What an encoder says of each clip, all at once where it gains from that; `one` is what asks it of one."""
+    if isinstance(encoder, Batching):
+        return list(encoder.many(clips))
+    return [or_no_face(one, clip) for clip in clips]
+
+
+def or_no_face(one: Callable[[GivenT], SaidT], clip: GivenT) -> SaidT | NoFaceError:
+    """What is said of a clip, or that its face is not seen, as a value: the clips beside it do not suffer for it."""
+    try:
+        return one(clip)
+    except NoFaceError as error:
+        return error.with_traceback(None)  # which would hold on to the frames
+
+
+def sure(said: SaidT | NoFaceError) -> SaidT:
+    """What was said of a clip. Raises the NoFaceError in its place."""
+    if isinstance(said, NoFaceError):
+        raise said
+    return said
 
 
 class WeightFree:
@@ -109,7 +153,7 @@ class VideoCodec(Encoder, Protocol):
         ...
 
     def encode_image(self, image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "C h w"]:
-        """Latent of one picture alone."""
+        """Latent of one picture alone: step 0 of every clip that begins with it."""
         ...
 
     def decode(self, latents: Float32[np.ndarray, "S C h w"]) -> UInt8[np.ndarray, "T H W 3"]:

@@ -6,6 +6,7 @@ Legend: T frames, b of them at once.
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 from dualforce_model import flame
 from dualforce_model.batching import BatchSize, in_batches
 from dualforce_model.config import Frozen, digest
-from dualforce_model.encoders.base import Modality
+from dualforce_model.encoders.base import Modality, NoFaceError, or_no_face, sure
 from dualforce_model.encoders.exact import exact_arithmetic
-from dualforce_model.encoders.face_mesh import FaceMesh, FaceMeshConfig
+from dualforce_model.encoders.face_mesh import FaceMesh, FaceMeshConfig, MeshTrack
 from dualforce_model.encoders.flame_rows import FlameTrack
 from dualforce_model.layout import Layout
 from dualforce_model.pretrained import Weights, weights_digest
@@ -35,6 +36,13 @@ class FlameNetConfig(Frozen):
     batch_frames: int = Field(
         16, ge=1, le=1024, description="frames that the net sees at once; fewer where memory runs out"
     )
+
+
+class Shown(NamedTuple):
+    """A frame, and the face's mesh in it."""
+
+    frame: UInt8[np.ndarray, "H W 3"]
+    points: Float32[np.ndarray, "478 3"]
 
 
 class Said(NamedTuple):
@@ -97,28 +105,44 @@ class FlameNet(ABC):
 
     def track(self, frames: UInt8[np.ndarray, "T H W 3"]) -> FlameTrack:
         """Parameters of every RGB frame; one picture is a clip of one frame. Raises NoFaceError."""
-        mesh = self._mesh.track(frames)
+        return sure(self.many([frames])[0])
 
-        def ask(span: range) -> Said:
-            some = slice(span.start, span.stop)
-            return self._ask(frames[some], mesh.points[some])
-
-        said = in_batches(self._batch, ask, range(len(frames)))
-        fields = {name: _joined([each.fields[name] for each in said]) for name in said[0].fields}
-        lids = [each.eyelids for each in said if each.eyelids is not None]
-        return FlameTrack(self.layout.join(fields), _joined(lids) if lids else None, mesh.seen)
+    def many(self, clips: Sequence[UInt8[np.ndarray, "_ _ _ 3"]]) -> list[FlameTrack | NoFaceError]:
+        """The track of each clip, but for rounding, or why there is none; frames of all share passes of the net."""
+        meshes = [or_no_face(self._mesh.track, frames) for frames in clips]
+        followed = [
+            (frames, mesh) for frames, mesh in zip(clips, meshes, strict=True) if not isinstance(mesh, NoFaceError)
+        ]
+        tracks = iter(self._tracks(followed))
+        return [mesh if isinstance(mesh, NoFaceError) else next(tracks) for mesh in meshes]
 
     def __call__(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T 159"]:
         """`track`'s parameters alone."""
         return self.track(frames).parameters
 
+    def _tracks(self, followed: Sequence[tuple[UInt8[np.ndarray, "_ _ _ 3"], MeshTrack]]) -> list[FlameTrack]:
+        """What the net says of clips whose face is known. Pictures are cut out batch by batch."""
+        if not followed:
+            return []
+        shown = [Shown(*each) for frames, mesh in followed for each in zip(frames, mesh.points, strict=True)]
+        said = in_batches(self._batch, self._ask, shown)
+        rows = self.layout.join({name: _joined([each.fields[name] for each in said]) for name in said[0].fields})
+        lids = [each.eyelids for each in said if each.eyelids is not None]
+        eyelids = _joined(lids) if lids else None
+        tracks, begin = [], 0
+        for frames, mesh in followed:
+            its = slice(begin, begin + len(frames))
+            tracks.append(FlameTrack(rows[its], None if eyelids is None else eyelids[its], mesh.seen))
+            begin += len(frames)
+        return tracks
+
     @torch.inference_mode()
     @exact_arithmetic()
-    def _ask(self, frames: UInt8[np.ndarray, "b H W 3"], points: Float32[np.ndarray, "b 478 3"]) -> Said:
+    def _ask(self, shown: list[Shown]) -> Said:
         assert self._net is not None, "load() comes first"
-        pictures = np.stack([self._picture(frame, mesh) for frame, mesh in zip(frames, points, strict=True)])
-        shown = torch.from_numpy(pictures).to(self._device).permute(0, 3, 1, 2)  # channels last: a quarter faster
-        return self._read(self._net(shown))
+        pictures = np.stack([self._picture(*each) for each in shown])
+        given = torch.from_numpy(pictures).to(self._device).permute(0, 3, 1, 2)  # channels last: a quarter faster
+        return self._read(self._net(given))
 
     @abstractmethod
     def _open(self, path: Path) -> nn.Module:

@@ -11,7 +11,7 @@ where the published extractor does that, by what the window holds; 40 zeros on e
 token k centred on sample 320k + 160.
 """
 
-from itertools import chain, groupby
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32
 from pydantic import Field, model_validator
 
 from dualforce_model import clock
-from dualforce_model.batching import BatchSize, in_batches
+from dualforce_model.batching import BatchSize, in_like_batches
 from dualforce_model.config import Frozen
 from dualforce_model.encoders.base import Modality
 from dualforce_model.encoders.exact import exact_arithmetic
@@ -101,6 +101,13 @@ class Window(NamedTuple):
     last: int
 
 
+class Heard(NamedTuple):
+    """A window and its sound."""
+
+    samples: Float32[np.ndarray, " w"]
+    window: Window
+
+
 class Hubert(PublishedEncoder):
     """Sound to tokens. `version` rises with anything that changes them; the size of a batch changes rounding alone."""
 
@@ -148,12 +155,13 @@ class Hubert(PublishedEncoder):
 
     def __call__(self, samples: Float[np.ndarray, " n"]) -> Float32[np.ndarray, "J a"]:
         """Tokens [2T, a] of 640T samples at 16 kHz. Raises ValueError for another number of samples."""
-        if samples.ndim != 1 or not samples.size or samples.size % clock.SAMPLES_PER_FRAME:
-            raise ValueError(
-                f"sound of shape {samples.shape}: expected one channel with {clock.SAMPLES_PER_FRAME} samples per frame"
-            )
-        stream = self.stream()
-        return np.concatenate([stream.push(samples), stream.finish()])
+        return self.many([samples])[0]
+
+    def many(self, sounds: Sequence[Float[np.ndarray, " _"]]) -> list[Float32[np.ndarray, "_ a"]]:
+        """Tokens of each sound, as a call says them but for rounding; windows of all share passes of the net."""
+        heard = [self._windows(samples) for samples in sounds]
+        said = iter(self.answer([each for windows in heard for each in windows]))
+        return [np.concatenate([next(said) for _ in windows]) for windows in heard]
 
     def stream(self) -> "HubertStream":
         """For sound that is still growing."""
@@ -166,17 +174,18 @@ class Hubert(PublishedEncoder):
         last = first + config.hop_frames if first else 1
         return Window(max(end - config.window_frames, 0), end, first, last)
 
-    def answer(self, sounds: list[Float32[np.ndarray, " w"]], windows: list[Window]) -> Float32[np.ndarray, "j a"]:
-        """Tokens of all frames that the windows answer for; windows of equal length share a pass of the net."""
-        found = [np.zeros((0, self._width), np.float32)]
-        pairs = list(zip(sounds, windows, strict=True))
-        for _, equal in groupby(pairs, key=lambda pair: len(pair[0])):
-            alike = list(equal)
-            hidden = in_batches(self._batch, self._pass, [sound for sound, _ in alike])
-            for tokens, (_, window) in zip(chain.from_iterable(hidden), alike, strict=True):
-                wanted = slice(*(clock.num_audio_tokens(each - window.begin) for each in window[2:]))
-                found.append(tokens[wanted])
-        return np.concatenate(found)
+    def answer(self, heard: Sequence[Heard]) -> list[Float32[np.ndarray, "_ a"]]:
+        """Tokens of the frames that each window answers for; windows of equal length share a pass of the net."""
+        return in_like_batches(self._batch, self._pass, heard, lambda each: len(each.samples))
+
+    def _windows(self, samples: Float[np.ndarray, " n"]) -> list[Heard]:
+        """All windows of a whole sound."""
+        if samples.ndim != 1 or not samples.size or samples.size % clock.SAMPLES_PER_FRAME:
+            raise ValueError(
+                f"sound of shape {samples.shape}: expected one channel with {clock.SAMPLES_PER_FRAME} samples per frame"
+            )
+        stream = self.stream()
+        return [*stream.hear(samples), *stream.end()]
 
     def _prepared(self, sound: Float32[np.ndarray, " w"]) -> Float32[np.ndarray, " v"]:
         if self._normalize:
@@ -185,14 +194,21 @@ class Hubert(PublishedEncoder):
 
     @torch.inference_mode()
     @exact_arithmetic()
-    def _pass(self, sounds: list[Float32[np.ndarray, " w"]]) -> Float32[np.ndarray, "n j a"]:
+    def _pass(self, alike: list[Heard]) -> list[Float32[np.ndarray, "_ a"]]:
         layer = self._config.layer
-        heard = torch.from_numpy(np.stack([self._prepared(sound) for sound in sounds])).to(self.device, self.dtype)
-        said: Any = self.net(heard, output_hidden_states=layer is not None)
+        sounds = np.stack([self._prepared(each.samples) for each in alike])
+        said: Any = self.net(
+            torch.from_numpy(sounds).to(self.device, self.dtype), output_hidden_states=layer is not None
+        )
         hidden = said.last_hidden_state if layer is None else said.hidden_states[layer]
         tokens: np.ndarray = hidden.float().cpu().numpy()
-        assert tokens.shape[1] * HOP == len(sounds[0]), "the front end is checked when it is built"
-        return tokens
+        assert tokens.shape[1] * HOP == len(alike[0].samples), "the front end is checked when it is built"
+        return [self._wanted(each, window) for each, (_, window) in zip(tokens, alike, strict=True)]
+
+    def _wanted(self, tokens: Float32[np.ndarray, "j a"], window: Window) -> Float32[np.ndarray, "_ a"]:
+        """Of a window's tokens those of the frames that it answers for; a copy, so that the others are let go."""
+        first, last = (clock.num_audio_tokens(frame - window.begin) for frame in (window.first, window.last))
+        return tokens[first:last].copy()
 
 
 class HubertStream:
@@ -206,6 +222,14 @@ class HubertStream:
 
     def push(self, samples: Float[np.ndarray, " n"]) -> Float32[np.ndarray, "j a"]:
         """Tokens of the frames whose windows are complete with these samples, perhaps none."""
+        return self._answered(self.hear(samples))
+
+    def finish(self) -> Float32[np.ndarray, "j a"]:
+        """Tokens of the last frames: where their windows end after the sound does, they hear silence."""
+        return self._answered(self.end())
+
+    def hear(self, samples: Float[np.ndarray, " n"]) -> list[Heard]:
+        """The windows that are complete with these samples: what `push` answers."""
         if samples.ndim != 1:
             raise ValueError(f"sound of shape {samples.shape}: expected one channel")
         if not np.isfinite(samples).all():
@@ -216,10 +240,10 @@ class HubertStream:
         while (window := self._encoder.window(self._next)).end <= heard:
             windows.append(window)
             self._next = window.last
-        return self._answered(windows)
+        return self._taken(windows)
 
-    def finish(self) -> Float32[np.ndarray, "j a"]:
-        """Tokens of the last frames: where their windows end after the sound does, they hear silence."""
+    def end(self) -> list[Heard]:
+        """The last windows, with silence where they end after the sound does: what `finish` answers."""
         if len(self._kept) % clock.SAMPLES_PER_FRAME:
             raise ValueError(
                 f"the sound does not end with a frame: {clock.SAMPLES_PER_FRAME} samples each are expected"
@@ -231,15 +255,19 @@ class HubertStream:
             self._next = window.last
         heard = clock.num_samples(windows[-1].end - self._begin) if windows else 0
         self._kept = np.pad(self._kept, (0, max(heard - len(self._kept), 0)))
-        return self._answered(windows)
+        return self._taken(windows)
 
-    def _answered(self, windows: list[Window]) -> Float32[np.ndarray, "j a"]:
+    def _taken(self, windows: list[Window]) -> list[Heard]:
+        """The windows with their sound. What none of those to come will hear is let go."""
         sounds = [self._kept[slice(*(clock.num_samples(edge - self._begin) for edge in each[:2]))] for each in windows]
-        tokens = self._encoder.answer(sounds, windows)
         begin = self._encoder.window(self._next).begin
         self._kept = self._kept[clock.num_samples(max(begin - self._begin, 0)) :]
         self._begin = max(begin, self._begin)
-        return tokens
+        return [Heard(*each) for each in zip(sounds, windows, strict=True)]
+
+    def _answered(self, heard: list[Heard]) -> Float32[np.ndarray, "j a"]:
+        none = np.zeros((0, self._encoder.num_features), np.float32)
+        return np.concatenate([none, *self._encoder.answer(heard)])
 
 
 def _reach(kernels: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:

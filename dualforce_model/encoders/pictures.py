@@ -9,6 +9,7 @@ shorter side resized (bicubic, antialiased), middle cut out, mean and spread of 
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -164,12 +165,11 @@ class PictureEncoder(PublishedEncoder):
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "r e"]:
         """Tokens of a picture of any size: r = 1, or 1 and the number of patches."""
-        tokens: np.ndarray = self.many([image])[0]
-        return tokens
+        return self.many([image])[0]
 
-    def many(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Float32[np.ndarray, "n r e"]:
+    def many(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Float32[np.ndarray, "r e"]]:
         """Tokens of pictures of any sizes, many in one pass of the net; the same as one by one but for rounding."""
-        return np.concatenate(in_batches(self._batch, self._pass, images))
+        return list(chain.from_iterable(in_batches(self._batch, self._pass, images)))
 
     @torch.inference_mode()
     @exact_arithmetic()

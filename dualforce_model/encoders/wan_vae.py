@@ -1,15 +1,19 @@
 """Video latents by the Wan VAE: 16 channels, stride 4x8x8, causal (the form of Wan 2.2: 48 channels, stride 16).
 
-Legend: T frames, S steps (T = 4(S-1)+1), H W pixels, C channels, h w latent pixels.
+Legend: b clips at once, T frames, S steps (T = 4(S-1)+1), H W pixels, C channels, h w latent pixels.
 
 A clip passes through the net step by step, frame 0 alone and then four frames at a time, with the last frames of every
 convolution's input kept in between: memory does not grow with the clip, and a clip decoded in parts, whatever the
 split, equals the same clip decoded at once bit for bit. Latents are the mode of the distribution, not a draw from it,
 put to zero mean and unit spread by the numbers of the published config.
 
+Clips of one size go side by side, whatever their lengths: one that is at its end leaves the batch, the others go on. A
+picture alone is a clip of one frame.
+
 Latents are stored in 16 bits: at most 2^-11 of a latent's size is lost (from 6e-5 on, below that 3e-8).
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dualforce_model import clock
+from dualforce_model.batching import BatchSize, in_like_batches
 from dualforce_model.config import Frozen
 from dualforce_model.encoders.base import Modality
 from dualforce_model.encoders.exact import exact_arithmetic
@@ -28,6 +33,10 @@ from dualforce_model.pretrained import PRETRAINED, Weights
 
 class WanVaeConfig(PublishedConfig):
     """Settings of the Wan VAE. bf16 moved latents of a small random net by 0.3 % of their spread, fp16 by 0.03 %."""
+
+    batch_clips: int = Field(
+        8, ge=1, le=1024, description="clips, or pictures, encoded in one pass of the net; fewer where memory runs out"
+    )
 
 
 class _WanTold(Told):
@@ -49,6 +58,7 @@ class WanVae(PublishedEncoder):
     config_type: ClassVar[type[Frozen]] = WanVaeConfig
     weights: ClassVar[Weights | None] = PRETRAINED["wan_vae"]
     form: ClassVar[Form] = Form("diffusers", "AutoencoderKLWan", ("AutoencoderKLWan",), subfolder="vae")
+    unsaid: ClassVar[frozenset[str]] = PublishedEncoder.unsaid | {"batch_clips"}
 
     def __init__(self, config: WanVaeConfig | None = None) -> None:
         self._config = config or WanVaeConfig()
@@ -64,6 +74,7 @@ class WanVae(PublishedEncoder):
                 "frames"
             )
         self._stride = stride
+        self._batch = BatchSize(self._config.batch_clips)
 
     @property
     def config(self) -> WanVaeConfig:
@@ -80,20 +91,18 @@ class WanVae(PublishedEncoder):
         """Pixels of a picture in one latent pixel, along a side: 8, or 16 in the form of Wan 2.2."""
         return self._stride
 
-    @torch.inference_mode()
-    @exact_arithmetic()
     def encode(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "S C h w"]:
         """Latents of T = 4k+1 frames whose sides are multiples of the stride. Raises ValueError for other shapes."""
-        self._check_frames(frames)
-        kept = _memory(self.net.encoder)
-        mean, std = self._normal()
-        latents = []
-        for step in range(clock.num_steps(len(frames))):
-            chosen = clock.frames_of_step(step)
-            hidden = self.net.encoder(self._pixels(frames[chosen.start : chosen.stop]), feat_cache=kept, feat_idx=[0])
-            mode = self.net.quant_conv(hidden)[:, : self._channels].float()
-            latents.append(((mode - mean) / std)[0, :, 0].cpu().numpy())
-        return np.stack(latents)
+        return self.many([frames])[0]
+
+    def many(self, clips: Sequence[UInt8[np.ndarray, "_ _ _ 3"]]) -> list[Float32[np.ndarray, "_ C _ _"]]:
+        """Latents of each clip, as `encode` says them but for rounding; those of one size go through the net together.
+
+        Pictures alone, as clips of one frame, are batches of their own: they need a fraction of the memory.
+        """
+        for frames in clips:
+            self._check_frames(frames)
+        return in_like_batches(self._batch, self._together, clips, lambda each: (len(each) == 1, each.shape[1:]))
 
     def encode_image(self, image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "C h w"]:
         """Latent of one picture alone, equal to step 0 of a clip that begins with it."""
@@ -113,13 +122,34 @@ class WanVae(PublishedEncoder):
         height, width = frames.shape[1:3]
         if height % self._stride or width % self._stride or not height or not width:
             raise ValueError(f"frames of {width}x{height} px: both sides must be multiples of {self._stride}")
+        clock.num_steps(len(frames))
 
-    def _pixels(self, frames: UInt8[np.ndarray, "f H W 3"]) -> Tensor:
-        """[1, 3, f, H, W] from -1 to 1, folded into patches where the net wants that."""
+    @torch.inference_mode()
+    @exact_arithmetic()
+    def _together(self, clips: Sequence[UInt8[np.ndarray, "_ H W 3"]]) -> list[Float32[np.ndarray, "_ C h w"]]:
+        """Latents of clips of one size. They are taken by length, so that those that go on stay in front."""
+        order = sorted(range(len(clips)), key=lambda index: -len(clips[index]))
+        steps = [clock.num_steps(len(clips[index])) for index in order]
+        found: list[list[np.ndarray]] = [[] for _ in clips]
+        kept = _memory(self.net.encoder)
+        mean, std = self._normal()
+        for step in range(steps[0]):
+            going = order[: sum(each > step for each in steps)]
+            kept = [each[: len(going)] if isinstance(each, Tensor) else each for each in kept]
+            chosen = clock.frames_of_step(step)
+            pixels = self._pixels(np.stack([clips[index][chosen.start : chosen.stop] for index in going]))
+            hidden = self.net.encoder(pixels, feat_cache=kept, feat_idx=[0])
+            mode = self.net.quant_conv(hidden)[:, : self._channels].float()
+            for index, latent in zip(going, ((mode - mean) / std)[:, :, 0].cpu().numpy(), strict=True):
+                found[index].append(latent)
+        return [np.stack(latents) for latents in found]
+
+    def _pixels(self, frames: UInt8[np.ndarray, "b f H W 3"]) -> Tensor:
+        """[b, 3, f, H, W] from -1 to 1, folded into patches where the net wants that."""
         from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 
-        x = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).float() / 127.5 - 1.0
-        x = x.permute(3, 0, 1, 2)[None].contiguous()
+        x = torch.from_numpy(frames).to(self.device).float() / 127.5 - 1.0
+        x = x.permute(0, 4, 1, 2, 3).contiguous()
         patch = self.net.config.patch_size
         return (x if patch is None else patchify(x, patch_size=patch)).to(self.dtype)
 

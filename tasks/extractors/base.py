@@ -1,5 +1,6 @@
 """What every extractor is, and what it may look at."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -7,6 +8,7 @@ from jaxtyping import Float32, UInt8
 
 from dualforce_model.config import digest
 from dualforce_model.encoders import EncoderChoice, Modality, make_encoder
+from dualforce_model.encoders.base import Batching, NoFaceError, said_of_each, sure
 from dualforce_model.schema import Feature
 
 Need = Literal["frames", "samples"]
@@ -50,8 +52,19 @@ class Extractor(Protocol):
         """Make ready to extract on a device of torch's, once per worker."""
         ...
 
+    @property
+    def gains(self) -> bool:
+        """Whether several crops at once are worth the wait and the memory: `many` is given more than one only then."""
+        ...
+
     def __call__(self, crop: CropMedia) -> Feature:
         """The named arrays of the modality, as dualforce_model/schema.py lists them."""
+        ...
+
+    def many(self, crops: Sequence[CropMedia]) -> list[Feature | NoFaceError]:
+        """The feature of each crop, in their order; they may differ in length and size. Equal to one by one within the
+        encoder's tolerance. A crop whose face is not seen has that error in its place, and costs the others nothing.
+        """
         ...
 
 
@@ -85,3 +98,23 @@ class ByEncoder:
     def load(self, device: str = "cpu") -> None:
         """Load the encoder."""
         self._encoder.load(device)
+
+    @property
+    def gains(self) -> bool:
+        """Whether the encoder does from several clips at once."""
+        return isinstance(self._encoder, Batching)
+
+    def __call__(self, crop: CropMedia) -> Feature:
+        """The feature of a crop. Raises NoFaceError where the encoder sees none."""
+        return sure(self.many([crop])[0])
+
+    def many(self, crops: Sequence[CropMedia]) -> list[Feature | NoFaceError]:
+        """The feature of each crop, or why there is none."""
+        raise NotImplementedError
+
+    def _features(
+        self, one: Callable[[Any], Any], clips: Sequence[np.ndarray], feature: Callable[[Any], Feature]
+    ) -> list[Feature | NoFaceError]:
+        """What `feature` makes of what the encoder says of each clip; `one` is what asks it of one."""
+        said = said_of_each(self._encoder, one, clips)
+        return [each if isinstance(each, NoFaceError) else feature(each) for each in said]

@@ -1,5 +1,6 @@
 """FLAME parameters of every frame of a crop: who it is, and how head, jaw and face move."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -7,6 +8,8 @@ from pydantic import Field
 
 from dualforce_model.config import Frozen
 from dualforce_model.encoders import EncoderChoice, Modality
+from dualforce_model.encoders.base import NoFaceError
+from dualforce_model.encoders.flame_rows import FlameTrack
 from dualforce_model.layout import Layout
 from dualforce_model.schema import Feature
 from tasks.extractors.base import ByEncoder, CropMedia, Need
@@ -35,10 +38,13 @@ class Flame(ByEncoder):
         layout: Layout = self._encoder.layout
         return layout
 
-    def __call__(self, crop: CropMedia) -> Feature:
-        """`parameters` of every frame, `eyelids` beside them. Raises NoFaceError where too few frames show a face."""
-        track = self._encoder.track(crop.frames)
-        feature: Feature = {"parameters": track.parameters.astype(np.float32)}
-        if track.eyelids is not None:
-            feature["eyelids"] = track.eyelids.astype(np.float32)
-        return feature
+    def many(self, crops: Sequence[CropMedia]) -> list[Feature | NoFaceError]:
+        """`parameters` of every frame, `eyelids` beside them; NoFaceError where too few frames show a face."""
+        return self._features(self._encoder.track, [crop.frames for crop in crops], _feature)
+
+
+def _feature(track: FlameTrack) -> Feature:
+    feature: Feature = {"parameters": track.parameters.astype(np.float32)}
+    if track.eyelids is not None:
+        feature["eyelids"] = track.eyelids.astype(np.float32)
+    return feature

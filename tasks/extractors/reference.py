@@ -1,6 +1,6 @@
 """Reference features: what a picture encoder says of the frames that may stand as step 0 of a training window.
 
-The encoder is one of modality reference: pictures to [n, r, e] by its `many`, one picture to [r, e] by a call.
+The encoder is one of modality reference: a picture to [r, e].
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from pydantic import Field
 
 from dualforce_model.config import Frozen
 from dualforce_model.encoders import EncoderChoice, Modality
+from dualforce_model.encoders.base import NoFaceError, said_of_each, sure
 from dualforce_model.schema import Feature
 from tasks.extractors.base import ByEncoder, CropMedia, Need
 from tasks.extractors.video_latents import reference_frames
@@ -41,14 +42,12 @@ class Reference(ByEncoder):
         """How many references there are."""
         return (self.config.num_references,)
 
-    def __call__(self, crop: CropMedia) -> Feature:
-        """`features` of each reference and which `frames` these are."""
-        return self.many([crop])[0]
-
-    def many(self, crops: Sequence[CropMedia]) -> list[Feature]:
-        """The feature of each crop; the pictures of all go through the net together."""
+    def many(self, crops: Sequence[CropMedia]) -> list[Feature | NoFaceError]:
+        """`features` of each reference and which `frames` these are; the pictures of all crops are encoded together."""
         chosen = [reference_frames(len(crop.frames), self.config.num_references) for crop in crops]
         pictures = [crop.frames[frame] for crop, frames in zip(crops, chosen, strict=True) for frame in frames]
-        features = self._encoder.many(pictures).astype(np.float16)
-        parts = np.split(features, np.cumsum([len(frames) for frames in chosen])[:-1])
-        return [{"features": part, "frames": frames} for part, frames in zip(parts, chosen, strict=True)]
+        said = iter(said_of_each(self._encoder, self._encoder, pictures))
+        return [
+            {"features": np.stack([sure(next(said)) for _ in frames]).astype(np.float16), "frames": frames}
+            for frames in chosen
+        ]

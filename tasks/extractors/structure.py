@@ -1,6 +1,7 @@
 """Structure of every frame of a crop: pose and expression in a few numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -8,7 +9,8 @@ from pydantic import Field
 
 from dualforce_model.config import Frozen
 from dualforce_model.encoders import EncoderChoice, Modality
-from dualforce_model.encoders.structure import layout_of, measure
+from dualforce_model.encoders.base import NoFaceError
+from dualforce_model.encoders.structure import Measured, layout_of, measure
 from dualforce_model.layout import Layout
 from dualforce_model.schema import Feature
 from tasks.extractors.base import ByEncoder, CropMedia, Extractor, Need
@@ -36,11 +38,14 @@ class Structure(ByEncoder):
         """What each entry of a row is, where the encoder has a table of them."""
         return layout_of(self._encoder)
 
-    def __call__(self, crop: CropMedia) -> Feature:
-        """`motion` of every frame, and `canonical` where there is any."""
-        found = measure(self._encoder, crop.frames)
-        feature = {"motion": found.motion.astype(np.float32)}
-        return feature if found.canonical is None else {**feature, "canonical": found.canonical.astype(np.float32)}
+    def many(self, crops: Sequence[CropMedia]) -> list[Feature | NoFaceError]:
+        """`motion` of every frame, and `canonical` where there is any; NoFaceError where too few frames show a face."""
+        return self._features(partial(measure, self._encoder), [crop.frames for crop in crops], _feature)
+
+
+def _feature(found: Measured) -> Feature:
+    feature = {"motion": found.motion.astype(np.float32)}
+    return feature if found.canonical is None else {**feature, "canonical": found.canonical.astype(np.float32)}
 
 
 def layouts_of(extractors: Mapping[Modality, Extractor]) -> dict[str, Layout]:

@@ -1,13 +1,16 @@
 """Video latents of a crop, and of a few of its frames alone: each may stand as step 0 of a training window."""
 
+from collections.abc import Sequence
+from itertools import islice
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float32, Int32, UInt8
 from pydantic import Field
 
 from dualforce_model.config import Frozen
 from dualforce_model.encoders import EncoderChoice, Modality
+from dualforce_model.encoders.base import NoFaceError, said_of_each, sure
 from dualforce_model.schema import Feature
 from tasks.extractors.base import ByEncoder, CropMedia, Need
 
@@ -41,12 +44,23 @@ class VideoLatents(ByEncoder):
         """How many references there are."""
         return (self.config.num_references,)
 
-    def __call__(self, crop: CropMedia) -> Feature:
-        """`latents`, `references` and which frames these are."""
-        chosen = reference_frames(len(crop.frames), self.config.num_references)
-        references = [self._encoder.encode_image(crop.frames[frame]) for frame in chosen]
-        return {
-            "latents": self._encoder.encode(crop.frames).astype(np.float16),
-            "references": np.stack(references).astype(np.float16),
-            "reference_frames": chosen,
-        }
+    def many(self, crops: Sequence[CropMedia]) -> list[Feature | NoFaceError]:
+        """`latents`, `references` and which frames these are. Frame 0 as a reference is step 0, which sees it alone;
+        the other references of all crops are encoded together, as clips of one frame.
+        """
+        chosen = [reference_frames(len(crop.frames), self.config.num_references) for crop in crops]
+        latents = self._latents([crop.frames for crop in crops])
+        alone = iter(
+            self._latents([crop.frames[i : i + 1] for crop, own in zip(crops, chosen, strict=True) for i in own[1:]])
+        )
+        return [
+            {
+                "latents": steps.astype(np.float16),
+                "references": np.concatenate([steps[:1], *islice(alone, len(own) - 1)]).astype(np.float16),
+                "reference_frames": own,
+            }
+            for steps, own in zip(latents, chosen, strict=True)
+        ]
+
+    def _latents(self, clips: Sequence[UInt8[np.ndarray, "_ _ _ 3"]]) -> list[Float32[np.ndarray, "_ C _ _"]]:
+        return [sure(each) for each in said_of_each(self._encoder, self._encoder.encode, clips)]

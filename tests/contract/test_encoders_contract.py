@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from skimage import data
 from dualforce_model import clock
 from dualforce_model.config import ConfigError, Frozen
 from dualforce_model.encoders import ENCODERS, NO_WEIGHTS, Encoder, EncoderChoice, VideoCodec, make_encoder
+from dualforce_model.encoders.base import Batching, NoFaceError, said_of_each
+from dualforce_model.encoders.structure import measure
 from dualforce_model.metrics import METRICS, JudgedClip, Metric
 from dualforce_model.pretrained import MissingWeightsError
 from tests.equipped import equipment
@@ -74,6 +77,44 @@ def test_encoder(name: str, equip: Equip) -> None:
     rows = {"video": clock.num_steps(FRAMES), "audio": clock.num_audio_tokens(FRAMES)}
     if encoder.modality not in ("reference", "text"):
         assert first.shape[0] == rows.get(encoder.modality, FRAMES)
+
+
+def _one(encoder: Any) -> Callable[[Any], Any]:
+    """What asks an encoder of one clip, or of one picture."""
+    ways = {"video": "encode", "structure": partial(measure, encoder), "flame": "track", "audio": encoder}
+    way = ways.get(encoder.modality, encoder)
+    found: Callable[[Any], Any] = getattr(encoder, way) if isinstance(way, str) else way
+    return found
+
+
+def _arrays(said: Any) -> list[np.ndarray]:
+    return [each for each in said if each is not None] if isinstance(said, tuple) else [said]
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ENCODERS.items() if kind.modality != "text"])
+def test_several_clips_are_answered_in_their_order(name: str, equip: Equip) -> None:
+    encoder = make_encoder(name, equip(name))
+    try:
+        encoder.load()
+    except ConfigError as error:  # a system library is missing
+        pytest.skip(str(error))
+    assert isinstance(encoder, Batching) <= (encoder.weights is not None), "without a net there is nothing to gain"
+    clips = {
+        "video": [_frames(), _frames(1)[:1], _frames(2)],
+        "audio": [_sound(), _sound(1)[: clock.num_samples(1)], _sound(2)],
+        "reference": [_frames()[0], _frames(1)[0, :32], _frames(2)[0]],
+    }.get(encoder.modality, [_portrait(), np.zeros_like(_portrait()), _portrait()[2:3]])
+    one = _one(encoder)
+    found = said_of_each(encoder, one, clips)
+    assert len(found) == len(clips)
+    for clip, said in zip(clips, found, strict=True):
+        if isinstance(said, NoFaceError):
+            with pytest.raises(NoFaceError, match=str(said).partition(";")[0]):
+                one(clip)
+            continue
+        for some, alone in zip(_arrays(said), _arrays(one(clip)), strict=True):
+            assert some.dtype == alone.dtype
+            np.testing.assert_allclose(some, alone, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -1,7 +1,8 @@
 """Every extractor obeys its Protocol and the on-disk contract of its modality."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import cv2
@@ -12,7 +13,8 @@ from skimage import data
 from dualforce_model import clock
 from dualforce_model.config import ConfigError
 from dualforce_model.encoders import ENCODERS, NO_WEIGHTS, EncoderChoice
-from dualforce_model.schema import MODALITIES, check_feature, check_shapes
+from dualforce_model.encoders.base import NoFaceError, or_no_face
+from dualforce_model.schema import MODALITIES, Feature, check_feature, check_shapes
 from tasks.extract import ExtractConfig, feature_key, make_extractors
 from tasks.extractors import EXTRACTORS, CropMedia, Extractor
 from tests.equipped import equipment
@@ -48,11 +50,36 @@ def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     return make
 
 
-def _crop() -> CropMedia:
-    picture = cv2.resize(data.astronaut(), (128, 128), interpolation=cv2.INTER_AREA)
-    frames = np.stack([np.roll(picture, index, axis=1) for index in range(FRAMES)])
-    sound = 0.1 * np.random.default_rng(0).standard_normal(clock.num_samples(FRAMES))
+def _crop(num_frames: int = FRAMES, side_px: int = 128) -> CropMedia:
+    picture = cv2.resize(data.astronaut(), (side_px, side_px), interpolation=cv2.INTER_AREA)
+    frames = np.stack([np.roll(picture, index, axis=1) for index in range(num_frames)])
+    sound = 0.1 * np.random.default_rng(0).standard_normal(clock.num_samples(num_frames))
     return CropMedia(frames, sound.astype(np.float32))
+
+
+def _crops() -> list[CropMedia]:
+    """Of several sizes and of lengths that tell which is which; the third shows and says nothing."""
+    nothing = _crop(1)
+    nothing.frames[:], nothing.samples[:] = 0, 0
+    return [_crop(), _crop(1, side_px=160), nothing, _crop(9)]
+
+
+def _alike(one: Feature, other: Feature) -> bool:
+    """Equal but for rounding: of 16 bits where they are stored in these, else of sums in another order."""
+    return all(
+        np.allclose(one[key], other[key], rtol=2e-3, atol=2e-3 if one[key].dtype == np.float16 else 1e-4) for key in one
+    )
+
+
+@contextmanager
+def _work_of(extractor: Extractor) -> Iterator[list[int]]:
+    """One entry for every part of the encoder's net that runs meanwhile: passes of all of it, times its parts."""
+    net, ran = getattr(extractor._encoder, "_net", None), list[int]()  # type: ignore[attr-defined]  # all have one
+    parts = [] if net is None else [part for part in net.modules() if not list(part.children())]
+    hooks = [part.register_forward_hook(lambda *_: ran.append(1)) for part in parts]
+    yield ran
+    for hook in hooks:
+        hook.remove()
 
 
 def test_every_extractor_is_built_for_its_modality_and_has_its_settings() -> None:
@@ -74,6 +101,30 @@ def test_extractor(name: str, encoder: str, made: Make) -> None:
     check_shapes(extractor.modality, "clip", FRAMES, {key: array.shape for key, array in feature.items()})
     again = extractor(_crop())
     assert all(np.array_equal(feature[key], again[key]) for key in feature)
+
+
+@every_pair
+def test_several_crops_give_what_each_gives(name: str, encoder: str, made: Make) -> None:
+    """In their order, whatever their lengths; where a face is not seen, that crop alone goes without."""
+    extractor, crops = made(name, encoder), _crops()
+    with _work_of(extractor) as one_by_one:
+        alone = [or_no_face(extractor, crop) for crop in crops]
+    with _work_of(extractor) as at_once:
+        together = extractor.many(crops)
+    assert len(together) == len(crops)
+    for found, expected in zip(together, alone, strict=True):
+        assert isinstance(found, NoFaceError) == isinstance(expected, NoFaceError)
+        if isinstance(found, NoFaceError) or isinstance(expected, NoFaceError):
+            assert str(found) == str(expected)
+            continue
+        assert {key: array.dtype for key, array in found.items()} == {key: each.dtype for key, each in expected.items()}
+        assert (
+            _alike(found, expected)
+            if extractor.gains
+            else all(np.array_equal(found[key], expected[key]) for key in found)
+        )
+    assert len(at_once) < len(one_by_one) if extractor.gains else not at_once, "gains what it says"
+    assert extractor.many([]) == []
 
 
 @every_pair

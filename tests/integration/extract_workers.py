@@ -17,6 +17,7 @@ class Watched:
 
     def __init__(self, inner: Extractor, worker: "ScriptedWorker") -> None:
         self.inner, self.worker, self.needs, self.name = inner, worker, inner.needs, inner.name
+        self.gains = False  # called for one clip at a time
 
     def fingerprint(self) -> str:
         return self.inner.fingerprint()

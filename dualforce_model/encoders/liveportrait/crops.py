@@ -96,11 +96,11 @@ def driving_pictures(
     return pictures
 
 
-def pictures_in(
-    frames: UInt8[np.ndarray, "T H W 3"], square: Square, form: CropForm = DRIVING
-) -> UInt8[np.ndarray, "T 256 256 3"]:
-    """The net's pictures of frames, all cut out by the given square."""
-    return np.stack([_cut(frame, square, form.side_px) for frame in frames])
+def picture_in(
+    frame: UInt8[np.ndarray, "H W 3"], square: Square, form: CropForm = DRIVING
+) -> UInt8[np.ndarray, "256 256 3"]:
+    """The net's picture of a frame, cut out by the given square."""
+    return _cut(frame, square, form.side_px)
 
 
 def _cut(frame: UInt8[np.ndarray, "H W 3"], square: Square, side_px: int) -> UInt8[np.ndarray, "256 256 3"]:

@@ -9,8 +9,9 @@ Legend: T frames, m entries of a row.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -19,10 +20,10 @@ from pydantic import Field, model_validator
 
 from dualforce_model.batching import BatchSize, in_batches
 from dualforce_model.config import Frozen, canonical_json, digest
-from dualforce_model.encoders.base import Modality
+from dualforce_model.encoders.base import Modality, NoFaceError, or_no_face, sure
 from dualforce_model.encoders.exact import exact_arithmetic
-from dualforce_model.encoders.face_mesh import FaceMesh, FaceMeshConfig
-from dualforce_model.encoders.liveportrait.crops import DRIVING, Square, face_square, mean_square, pictures_in
+from dualforce_model.encoders.face_mesh import FaceMesh, FaceMeshConfig, MeshTrack
+from dualforce_model.encoders.liveportrait.crops import DRIVING, Square, face_square, mean_square, picture_in
 from dualforce_model.encoders.liveportrait.landmarks import openness
 from dualforce_model.encoders.liveportrait.layouts import LAYOUTS, LP70, LP128, lp70_fields, lp128_fields
 from dualforce_model.encoders.liveportrait.motion import HEADS, Motion, assemble
@@ -74,6 +75,15 @@ class LivePortraitConfig(Frozen):
         if self.layout == "lp128" and not self.refine:
             raise ValueError("layout lp128 measures eyes and lips on LivePortrait's own landmarks: set refine to true")
         return self
+
+
+class Face(NamedTuple):
+    """What is known of a clip before the motion extractor sees it."""
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    square: Square
+    points: Float32[np.ndarray, "T n 2"]
+    track: MeshTrack | None  # where the mesh is looked for
 
 
 class LivePortraitStructure:
@@ -142,16 +152,31 @@ class LivePortraitStructure:
 
     def measure(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Measured:
         """Rows and key points at rest of every frame. Raises NoFaceError."""
+        return sure(self.many([frames])[0])
+
+    def many(self, clips: Sequence[UInt8[np.ndarray, "_ _ _ 3"]]) -> list[Measured | NoFaceError]:
+        """What `measure` says of each clip but for rounding, or why there is nothing; frames of all share passes of the
+        motion extractor. Faces are looked for clip by clip.
+        """
+        faces = [or_no_face(self._face, frames) for frames in clips]
+        found = [face for face in faces if not isinstance(face, NoFaceError)]
+        measured = iter([self._measured(*each) for each in zip(found, self._motions(found), strict=True)])
+        return [face if isinstance(face, NoFaceError) else next(measured) for face in faces]
+
+    def _face(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Face:
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
             raise ValueError(f"frames are {frames.dtype} {frames.shape}: expected uint8 [T, H, W, 3] with T >= 1")
         track = self._mesh.track(frames) if self._mesh is not None else None
         points = self._points(frames, None if track is None else track.points)
-        motion = self._motion(pictures_in(frames, self._square(points)))
-        canonical = motion.kp.reshape(len(frames), -1)
+        return Face(frames, self._square(points), points, track)
+
+    def _measured(self, face: Face, motion: Motion) -> Measured:
+        canonical = motion.kp.reshape(len(face.frames), -1)
         if self._config.layout == "lp70":
             return Measured(LP70.join(lp70_fields(motion)), canonical)
-        assert track is not None, "lp128 has a mesh"
-        return Measured(LP128.join(lp128_fields(motion, openness(points), track.blendshapes)), canonical)
+        assert face.track is not None, "lp128 has a mesh"
+        fields = lp128_fields(motion, openness(face.points), face.track.blendshapes)
+        return Measured(LP128.join(fields), canonical)
 
     def landmarks(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T n 2"]:
         """What sets the square, as shares of the frames' width and height. Raises NoFaceError."""
@@ -174,14 +199,21 @@ class LivePortraitStructure:
     def _square(self, points: Float32[np.ndarray, "T n 2"]) -> Square:
         return mean_square(points) if self._config.box == "clip" else face_square(points[0], DRIVING)
 
-    def _motion(self, pictures: UInt8[np.ndarray, "T 256 256 3"]) -> Motion:
-        said = in_batches(self._batch, self._raw, pictures)
-        return assemble({name: np.concatenate([each[name] for each in said]) for name in HEADS})
+    def _motions(self, faces: Sequence[Face]) -> list[Motion]:
+        """Motion in each clip. Pictures are cut out batch by batch."""
+        if not faces:
+            return []
+        shown = [(frame, face.square) for face in faces for frame in face.frames]
+        said = in_batches(self._batch, self._raw, shown)
+        motion = assemble({name: np.concatenate([each[name] for each in said]) for name in HEADS})
+        ends = np.cumsum([len(face.frames) for face in faces])[:-1]
+        return [Motion(*each) for each in zip(*(np.split(part, ends) for part in motion), strict=True)]
 
     @exact_arithmetic()
-    def _raw(self, pictures: UInt8[np.ndarray, "b 256 256 3"]) -> dict[str, Float32[np.ndarray, "b n"]]:
+    def _raw(self, shown: Sequence[tuple[UInt8[np.ndarray, "H W 3"], Square]]) -> dict[str, Float32[np.ndarray, "b n"]]:
         assert self._net is not None, "load() comes first"
         kind = next(self._net.parameters()).device.type
+        pictures = np.stack([picture_in(frame, square) for frame, square in shown])
         with torch.autocast(kind, torch.float16, enabled=self._config.precision == "fp16"):
             return self._net.raw(pictures, len(pictures))
 

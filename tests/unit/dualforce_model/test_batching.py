@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualforce_model.batching import BatchSize, in_batches
+from dualforce_model.batching import BatchSize, in_batches, in_like_batches
 
 ERRORS = [MemoryError, torch.OutOfMemoryError]
 
@@ -52,6 +52,31 @@ def test_one_item_that_does_not_fit_is_told(error: type[Exception]) -> None:
     with pytest.raises(error, match="no room for it"):
         in_batches(size, run, ["small"] * 4 + ["large", "small"])
     assert size.now == 1
+
+
+@given(items=st.lists(st.integers(0, 30), max_size=20), most=st.integers(1, 6), room=st.integers(1, 6))
+@settings(max_examples=30)
+def test_only_items_of_one_likeness_share_a_batch(items: list[int], most: int, room: int) -> None:
+    sizes: dict[int, list[int]] = {}
+
+    def run(part: list[int]) -> list[int]:
+        if len(part) > room:
+            raise MemoryError("no room")
+        (kind,) = {item % 3 for item in part}
+        sizes.setdefault(kind, []).append(len(part))
+        return [-item for item in part]
+
+    assert in_like_batches(BatchSize(most), run, items, lambda item: item % 3) == [-item for item in items]
+    for kind, batches in sizes.items():
+        count = sum(item % 3 == kind for item in items)
+        assert sum(batches) == count
+        assert max(batches) <= min(most, room)
+        assert room < most or len(batches) == -(-count // most), "no smaller than they have to be"
+
+
+def test_a_batch_answers_for_each_of_its_items() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        in_like_batches(BatchSize(4), lambda part: part[1:], [1, 2, 3], lambda item: 0)
 
 
 def test_other_errors_are_none_of_its_business() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dualforce_model.batching import GROW_AFTER, BatchSize
-from dualforce_model.encoders.base import NoFaceError
+from dualforce_model.encoders.base import NoFaceError, or_no_face, sure
 from dualforce_model.schema import Feature
-from tasks.encoding import Batching, encode
+from tasks.encoding import encode
 from tasks.extractors import Audio, AudioConfig, CropMedia
 from tasks.records import FailureClass, Impossible, Reason, Temporary
 
@@ -29,6 +29,10 @@ class Plain(Audio):
     def __call__(self, crop: CropMedia) -> Feature:
         self.calls.append(1)
         return self._one(crop)
+
+    def many(self, crops: Sequence[CropMedia]) -> list[Feature | NoFaceError]:
+        self.calls.append(len(crops))
+        return [or_no_face(self._one, crop) for crop in crops]
 
     def _one(self, crop: CropMedia) -> Feature:
         value = int(crop.frames[0, 0, 0, 0])
@@ -65,20 +69,22 @@ def test_a_gpu_that_is_lost_ends_the_worker_and_charges_no_clip(monkeypatch: pyt
 
 
 class Batched(Plain):
-    """Takes at most so many at once; a crop of 90 or more never fits."""
+    """Takes at most so many at once; a crop of 90 or more never fits. Tells of faces crop by crop."""
+
+    gains = True
 
     def __init__(self, room: int) -> None:
         super().__init__()
         self.room = room
 
     def __call__(self, crop: CropMedia) -> Feature:
-        return self.many([crop])[0]
+        return sure(self.many([crop])[0])
 
-    def many(self, crops: Sequence[CropMedia]) -> list[Feature]:
+    def many(self, crops: Sequence[CropMedia]) -> list[Feature | NoFaceError]:
         self.calls.append(len(crops))
         if len(crops) > self.room or any(90 <= crop.frames[0, 0, 0, 0] < 96 for crop in crops):
             raise OOM("CUDA out of memory")
-        return [self._one(crop) for crop in crops]
+        return [or_no_face(self._one, crop) for crop in crops]
 
 
 def said(found: Feature | dict[str, object]) -> object:
@@ -89,16 +95,17 @@ def said(found: Feature | dict[str, object]) -> object:
 
 def test_one_by_one_where_an_extractor_takes_no_more() -> None:
     extractor = Plain()
-    assert not isinstance(extractor, Batching)
+    assert not extractor.gains
     found = list(encode(extractor, crops(1, 99, 98, 97, 2), BatchSize(4)))
     assert [said(each) for each in found] == [1, FailureClass.BUG, Reason.NO_FACE, Reason.BLURRED, 2]
+    assert extractor.calls == [1] * 5
     assert "ZeroDivisionError: of all things" in found[1]["traceback"]  # type: ignore[operator]  # text
     assert (found[2]["measured"], found[3]["measured"]) == ("a face in 0 of 5 frames", "all grey")
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered() -> None:
     extractor, size = Batched(room=2), BatchSize(8)
-    assert isinstance(extractor, Batching)
+    assert extractor.gains
     assert [said(each) for each in encode(extractor, crops(*range(8)), size)] == list(range(8))
     assert extractor.calls == [8, 4, 2, 2, 2, 2]
     assert size.now == 2
@@ -129,6 +136,18 @@ def test_one_broken_crop_of_a_batch_costs_the_others_nothing() -> None:
     assert extractor.calls == [4, 1, 1, 1, 1]
 
 
+def test_a_crop_without_a_face_costs_the_others_nothing() -> None:
+    extractor, size = Batched(room=4), BatchSize(4)
+    found = list(encode(extractor, crops(1, 98, 2, 97), size))
+    assert [said(each) for each in found] == [1, Reason.NO_FACE, 2, Reason.BLURRED]
+    assert found[1]["measured"] == "a face in 0 of 5 frames"
+    assert extractor.calls == [4, 1, 1, 1, 1], "what is raised is one crop's, and nobody says whose"
+    extractor.calls.clear()
+    found = list(encode(extractor, crops(98, 1, 98, 2), size))
+    assert [said(each) for each in found] == [Reason.NO_FACE, 1, Reason.NO_FACE, 2]
+    assert extractor.calls == [4], "what stands in a crop's place is known to be its own"
+
+
 def test_a_larger_batch_is_tried_again_later() -> None:
     extractor, size = Batched(room=2), BatchSize(4)
     list(encode(extractor, crops(*range(4)), size))
@@ -151,7 +170,7 @@ def test_what_the_next_clip_would_meet_too_is_raised() -> None:
 
 def test_features_that_are_not_one_for_each_crop_are_refused() -> None:
     class Short(Batched):
-        def many(self, crops: Sequence[CropMedia]) -> list[Feature]:
+        def many(self, crops: Sequence[CropMedia]) -> list[Feature | NoFaceError]:
             return super().many(crops)[1:]
 
     with pytest.raises(ValueError, match="audio made 2 features of 3 crops"):

@@ -134,6 +134,26 @@ def test_a_clip_without_a_face_is_told(smirk: FlameNet) -> None:
         smirk.track(np.zeros((2, 64, 64, 3), np.uint8))
 
 
+def test_frames_of_several_clips_share_passes_and_no_face_is_one_clip_s_own(smirk_of: MakeOf, clip: np.ndarray) -> None:
+    encoder, darker = loaded(smirk_of(batch_frames=2)), clip[:1] // 2
+    assert encoder._net is not None
+    for part in encoder._net.modules():  # with biases all pictures are one to a net of noise
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
+    alone = [encoder.track(clip), encoder.track(darker)]
+    assert not np.allclose(alone[0].parameters[0], alone[1].parameters[0], rtol=1e-2, atol=0)
+    sizes = make_scarce(encoder._net, 2)
+    first, lacking, third = encoder.many([clip, np.zeros((2, 64, 64, 3), np.uint8), darker])
+    assert sizes == [2, 2], "four frames that show a face"
+    assert isinstance(lacking, NoFaceError)
+    assert "no face in any of 2 frames" in str(lacking)
+    for found, expected in zip((first, third), alone, strict=True):
+        assert not isinstance(found, NoFaceError)
+        np.testing.assert_allclose(found.parameters, expected.parameters, rtol=1e-3, atol=1e-8)
+        np.testing.assert_allclose(found.eyelids, expected.eyelids, rtol=1e-3, atol=1e-8)
+        assert np.array_equal(found.seen, expected.seen)
+
+
 @pytest.mark.parametrize(
     ("name", "file"), [("smirk", "SMIRK_em1.pt"), ("deca", "deca_model.tar"), ("emoca", "emoca.ckpt")]
 )

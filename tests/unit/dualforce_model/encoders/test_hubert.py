@@ -178,6 +178,26 @@ def test_windows_that_do_not_fit_are_halved(folder: Path) -> None:
         encoder(sound(1))
 
 
+@settings(max_examples=15)
+@given(lengths=st.lists(st.integers(1, 30), max_size=4), windowing=windowings())
+def test_several_sounds_at_once_give_what_each_gives(
+    folder: Path, net: Any, lengths: list[int], windowing: dict[str, Any]
+) -> None:
+    encoder = made(folder, net, **windowing)
+    sounds = [sound(frames, seed) for seed, frames in enumerate(lengths)]
+    together = encoder.many(sounds)
+    assert [len(tokens) for tokens in together] == [2 * frames for frames in lengths]
+    for found, samples in zip(together, sounds, strict=True):
+        np.testing.assert_allclose(found, encoder(samples), atol=2e-5)
+
+
+def test_windows_of_several_sounds_share_passes(folder: Path) -> None:
+    encoder = made(folder, window_s=0.4, batch_windows=4)
+    sizes = make_scarce(encoder.net, 4)
+    encoder.many([sound(9), sound(13, 1), sound(1, 2)])
+    assert sizes == [3, 2, 3], "three windows of 6 frames, two of 7, three of 10"
+
+
 def test_another_front_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DamagedWeightsError, match="one token of 400 samples every 320"):
         Hubert(HubertConfig(weights=save_hubert(tmp_path, conv_stride=(5, 2, 2, 2, 2, 2, 1))))

@@ -375,6 +375,28 @@ def test_frames_that_do_not_fit_are_halved_and_no_tf32_is_at_work(
     assert seen == {False}
 
 
+def test_frames_of_several_clips_share_passes_and_no_face_is_one_clip_s_own(
+    config_of: Callable[..., LivePortraitConfig],
+) -> None:
+    encoder = LivePortraitStructure(config_of(every=1, batch_frames=2))
+    encoder.load()
+    clips = [clip([(3, 3)]), clip([None, None]), clip(MOVING[::-1]), clip([])]
+    alone = [encoder.measure(clips[0]), encoder.measure(clips[2])]
+    assert encoder._net is not None
+    sizes = make_scarce(encoder._net, 2)
+    first, lacking, third = encoder.many(clips[:3])
+    assert sizes == [2, 2], "four frames that show a face"
+    assert isinstance(lacking, NoFaceError)
+    assert "a face in 0 of 2 frames" in str(lacking)
+    for found, expected in zip((first, third), alone, strict=True):
+        assert not isinstance(found, NoFaceError)
+        np.testing.assert_allclose(found.motion, expected.motion, atol=1e-4)
+        np.testing.assert_allclose(found.canonical, expected.canonical, atol=1e-4)
+    assert all(isinstance(each, NoFaceError) for each in encoder.many([clips[1], clips[1]]))
+    with pytest.raises(ValueError, match="expected uint8"):
+        encoder.many(clips)
+
+
 def test_a_clip_without_a_face_is_refused(encoder_of: Callable[..., LivePortraitStructure]) -> None:
     encoder = encoder_of(every=1)
     with pytest.raises(NoFaceError, match="a face in 0 of 2 frames"):

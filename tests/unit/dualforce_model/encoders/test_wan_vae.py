@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dualforce_model.encoders import WanVae, WanVaeConfig
 from dualforce_model.pretrained import DamagedWeightsError
-from tests.unit.dualforce_model.encoders.tiny import save_wan22_vae, save_wan_vae
+from tests.unit.dualforce_model.encoders.tiny import make_scarce, save_wan22_vae, save_wan_vae
 
 SIZES = {"2.1": (16, 8), "2.2": (48, 16)}  # channels, stride
 
@@ -71,6 +71,40 @@ def test_a_beginning_is_encoded_as_in_the_whole(sized: tuple[WanVae, str]) -> No
     whole = sized[0].encode(clip(13))
     assert np.array_equal(sized[0].encode(clip(13)[:5]), whole[:2])
     assert np.array_equal(sized[0].encode_image(clip(13)[0]), whole[0])
+
+
+def test_clips_of_one_size_share_passes_until_each_is_at_its_end(sized: tuple[WanVae, str]) -> None:
+    codec = sized[0]
+    clips = [clip(5), clip(1, seed=1), clip(9, seed=2), clip(9, seed=3)[:, :, :32], clip(1, seed=4)]
+    alone = [codec.encode(frames) for frames in clips]
+    sizes = make_scarce(codec.net.encoder, len(clips))
+    together = codec.many(clips)
+    assert sizes == [2, 2, 1, 2, 1, 1, 1], "two clips, of which one goes on; two pictures; one clip of another size"
+    for found, expected in zip(together, alone, strict=True):
+        assert found.shape == expected.shape
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_clips_and_pictures_that_do_not_fit_are_halved(tmp_path: Path) -> None:
+    codec = made(save_wan_vae(tmp_path))
+    clips = [*(clip(5, seed) for seed in range(3)), *(clip(1, seed) for seed in range(3))]
+    whole = codec.many(clips)
+    sizes = make_scarce(codec.net.encoder, 2)
+    for found, expected in zip(codec.many(clips), whole, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert sizes == [1, 1, 1, 1, 1, 1, 1, 1, 1], "three do not fit, and half of three is one"
+    make_scarce(codec.net.encoder, 0)
+    with pytest.raises(torch.OutOfMemoryError, match="no room for 1"):
+        codec.many(clips)
+
+
+def test_how_many_go_at_once_is_no_part_of_the_fingerprint(codec: WanVae) -> None:
+    few = made(codec.folder, batch_clips=2)
+    assert few.fingerprint() == codec.fingerprint()
+    sizes = make_scarce(few.net.encoder, 2)
+    few.many([clip(1, seed) for seed in range(5)])
+    assert sizes == [2, 2, 1]
 
 
 @settings(max_examples=6)

@@ -47,5 +47,16 @@ def test_a_crop_without_a_face_is_told(extractor: Flame) -> None:
         extractor(CropMedia(np.zeros((FRAMES, 32, 32, 3), np.uint8), np.zeros(0, np.float32)))
 
 
+def test_several_crops_are_told_one_by_one(extractor: Flame) -> None:
+    """MediaPipe follows one clip at a time: nothing is gained, and a crop without a face costs the others nothing."""
+    assert not extractor.gains
+    frames = np.ascontiguousarray(data.astronaut())[None]
+    crops = [CropMedia(each, np.zeros(0, np.float32)) for each in (frames, np.zeros_like(frames))]
+    found, lacking = extractor.many(crops)
+    assert isinstance(lacking, NoFaceError)
+    assert not isinstance(found, NoFaceError)
+    assert np.array_equal(found["parameters"], extractor(crops[0])["parameters"])
+
+
 def test_smirk_is_what_is_taken_where_nothing_is_said() -> None:
     assert FlameConfig().encoder.name == "smirk"

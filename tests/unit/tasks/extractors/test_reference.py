@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from dualforce_model.encoders import EncoderChoice, make_encoder
+from dualforce_model.encoders.base import NoFaceError
 from dualforce_model.pretrained import MissingWeightsError
 from dualforce_model.schema import check_feature, check_shapes
 from tasks.extractors import EXTRACTORS, CropMedia, Reference, ReferenceConfig, VideoLatents, VideoLatentsConfig
-from tests.unit.dualforce_model.encoders.tiny import save_dinov2
+from tests.unit.dualforce_model.encoders.tiny import make_scarce, save_dinov2
 
 FRAMES = 41
 
@@ -48,7 +49,13 @@ def test_features_are_those_of_the_video_s_references(folder: Path) -> None:
 def test_several_crops_at_once_give_what_each_gives(folder: Path) -> None:
     extractor, longer = made(folder), crop()
     shorter = CropMedia(np.ascontiguousarray(longer.frames[20:33, :, :24]), longer.samples)
-    for found, alone in zip(extractor.many([longer, shorter]), map(extractor, (longer, shorter)), strict=True):
+    assert extractor.gains
+    expected = [extractor(longer), extractor(shorter)]
+    sizes = make_scarce(extractor._encoder.net, 10)
+    together = extractor.many([longer, shorter])
+    assert sizes == [10], "pictures of both in one pass"
+    for found, alone in zip(together, expected, strict=True):
+        assert not isinstance(found, NoFaceError)
         assert np.array_equal(found["frames"], alone["frames"])
         np.testing.assert_allclose(found["features"], alone["features"], atol=2e-3)
 
