@@ -27,11 +27,10 @@ from dualforce_model.text_features import TextFeatures, pad_text
 
 
 class _Shown(NamedTuple):
-    """The picture that stands as step 0: its place among the video's references, its frame, its reference features."""
+    """The picture that stands as step 0: its frame, and its place among the references of each modality."""
 
-    place: int
     frame: int
-    features: int | None
+    places: Mapping[str, int]
 
 
 _ReadRows = Mapping[str, np.ndarray]  # by the names of `_wanted`
@@ -149,36 +148,53 @@ class SnapshotDataset:
 
     def _shown(self, row: SnapshotRow, reference: int) -> _Shown:
         """Which picture the window shows as step 0."""
-        wanted = [Rows(row.features["video"], "reference_frames", reference, reference + 1)]
+        asked = {"video": Rows(row.features["video"], "reference_frames")}
+        if self._has("structure", "reference_frames"):
+            asked["structure"] = Rows(row.features["structure"], "reference_frames")
         if "reference" in self.modalities:
-            wanted.append(Rows(row.features["reference"], "frames"))
-        (frame,), *known = [each.tolist() for each in self._read(wanted)]
-        if known and frame not in known[0]:
-            raise SchemaError(
-                f"{row.clip_id}: the reference is frame {frame}, but reference/features are of the frames {known[0]}; "
-                "extract both with the same references"
-            )
-        return _Shown(reference, frame, known[0].index(frame) if known else None)
+            asked["reference"] = Rows(row.features["reference"], "frames")
+        known = {name: rows.tolist() for name, rows in zip(asked, self._read(list(asked.values())), strict=True)}
+        frame = known["video"][reference]
+        for modality, frames in known.items():
+            if frame not in frames:
+                raise SchemaError(
+                    f"{row.clip_id}: the reference is frame {frame}, but those of {modality} are the frames {frames}; "
+                    "extract both with the same references"
+                )
+        places = {modality: frames.index(frame) for modality, frames in known.items()}
+        return _Shown(frame, {**places, "video": reference})
 
     def _wanted(self, row: SnapshotRow, start: int, stop: int, shown: _Shown) -> dict[str, Rows]:
         """All that a window consists of, besides its text; `<name> 0` is of step 0, a picture, alone."""
-        refs, (place, frame, features) = row.features, shown
         frames = clock.frames_of_step(start).start, clock.frames_of_step(stop - 1).stop
         wanted = {
-            "references": Rows(refs["video"], "references", place, place + 1),
-            "latents": Rows(refs["video"], "latents", start, stop),
+            "references": self._picture(row, "video", "references", shown),
+            "latents": Rows(row.features["video"], "latents", start, stop),
         }
         for modality, name in (("structure", "motion"), ("flame", "parameters")):
             if modality in self.modalities:
-                wanted[f"{name} 0"] = Rows(refs[modality], name, frame, frame + 1)
-                wanted[name] = Rows(refs[modality], name, *frames)
-        if "structure" in self.modalities and "canonical" in self.snapshot.modalities["structure"].tensors:
-            wanted["canonical"] = Rows(refs["structure"], "canonical", frame, frame + 1)
+                wanted[f"{name} 0"] = self._of_picture(row, modality, name, shown)
+                wanted[name] = Rows(row.features[modality], name, *frames)
+        if self._has("structure", "canonical"):
+            wanted["canonical"] = self._of_picture(row, "structure", "canonical", shown)
         if "audio" in self.modalities:
-            wanted["tokens"] = Rows(refs["audio"], "tokens", *map(clock.num_audio_tokens, frames))
-        if features is not None:
-            wanted["features"] = Rows(refs["reference"], "features", features, features + 1)
+            wanted["tokens"] = Rows(row.features["audio"], "tokens", *map(clock.num_audio_tokens, frames))
+        if "reference" in self.modalities:
+            wanted["features"] = self._picture(row, "reference", "features", shown)
         return wanted
+
+    def _of_picture(self, row: SnapshotRow, modality: str, name: str, shown: _Shown) -> Rows:
+        """A row of the picture: as measured alone, where the data set has that, else the clip's row of its frame."""
+        if modality in shown.places and self._has(modality, f"reference_{name}"):
+            return self._picture(row, modality, f"reference_{name}", shown)
+        return Rows(row.features[modality], name, shown.frame, shown.frame + 1)
+
+    def _picture(self, row: SnapshotRow, modality: str, name: str, shown: _Shown) -> Rows:
+        place = shown.places[modality]
+        return Rows(row.features[modality], name, place, place + 1)
+
+    def _has(self, modality: str, name: str) -> bool:
+        return modality in self.modalities and name in self.snapshot.modalities[modality].tensors
 
     # ---------------------------------------------------------------------------------------------- one modality
 

@@ -19,6 +19,8 @@ POINTS = (
     "shard.after_rename",
     "text.before_rename",
     "text.after_rename",
+    "note.before_rename",
+    "note.after_rename",
     "ledger.before_commit",
     "ledger.after_commit",
     "snapshot.before_manifest",

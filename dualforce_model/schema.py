@@ -70,8 +70,18 @@ MODALITIES: dict[str, tuple[TensorSpec, ...]] = {
     ),
     "structure": (
         TensorSpec(name="motion", dtype="float32", num_dims=2, rows="frames"),
-        # Key points at rest, of every frame: any of them may be a window's reference, and a mean would hold the future.
-        TensorSpec(name="canonical", dtype="float32", num_dims=2, rows="frames", optional=True),
+        TensorSpec(name="canonical", dtype="float32", num_dims=2, rows="frames", optional=True),  # key points at rest
+        # The same of the pictures that may stand as step 0, each measured alone, as at generation. Data sets made
+        # before there was that have none, and rows of the clip stand there.
+        TensorSpec(
+            name="reference_motion", dtype="float32", num_dims=2, rows="references", statistics=False, optional=True
+        ),
+        TensorSpec(
+            name="reference_canonical", dtype="float32", num_dims=2, rows="references", statistics=False, optional=True
+        ),
+        TensorSpec(
+            name="reference_frames", dtype="int32", num_dims=1, rows="references", statistics=False, optional=True
+        ),
     ),
     "audio": (TensorSpec(name="tokens", dtype="float16", num_dims=2, rows="tokens"),),
     "flame": (

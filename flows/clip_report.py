@@ -11,6 +11,7 @@ from tasks.accounting import AcrossClips, Crops, Fate, each_fate, scores_of
 from tasks.ledger import Ledger
 from tasks.policy import load_policy
 from tasks.records import Score, Stage
+from tasks.text_notes import known_texts
 
 AT_ONCE = 500  # clips whose scores are held together
 INDENT = " " * 13
@@ -43,7 +44,7 @@ def clip_reports(run: PipelineRun | ExtractRun, policy: str | None) -> Iterator[
         judged_by = load_policy(policy or run.policy)
         across = AcrossClips(ledger, dataset, judged_by)
         crops = Crops(ledger, dataset, judged_by, across)
-        fates = each_fate(ledger, dataset, judged_by, run.extract, crops)
+        fates = each_fate(ledger, dataset, judged_by, run.extract, crops, known_texts(run.place, run.extract))
         while some := list(islice(fates, AT_ONCE)):
             rows = ledger.rows_of(dataset, Stage.CURATE, [fate.clip_id for fate in some])
             scores = {row.clip_id: scores_of(row) | across.scores_of(row) for row in rows if row.state == "done"}

@@ -104,7 +104,7 @@ def verify(store: str, name: str, as_json: bool) -> None:
 @click.option("--delete", is_flag=True, help="really delete; without it the command only says what it would do")
 @json_option
 def gc(store: str, ledgers: tuple[str, ...], delete: bool, as_json: bool) -> None:
-    """Remove shards that no version, no tag and no ledger names. What is younger than a day stays."""
+    """Remove shards, texts and notes that no version, tag or ledger asks for. What is younger than a day stays."""
     from tasks.snapshotting import collect
 
     found = collect(store, _ledgers(store, ledgers, "features still in use cannot be known"), delete=delete)

@@ -73,7 +73,8 @@ def plan(out: Path, config: Path | None, as_json: bool) -> None:
     run = _pipeline(out, config)
     tell(*run.check())
     found = plan_pipeline(run)
-    say(found.model_dump(mode="json")["stages"], as_json, found.text())
+    value = found.model_dump(mode="json")
+    say(value["stages"] | ({} if found.captions is None else {"text": value["captions"]}), as_json, found.text())
 
 
 @click.command()
@@ -97,7 +98,10 @@ def status(out: Path, config: Path | None, as_json: bool) -> None:
 @click.option("--traceback", "with_traceback", is_flag=True, help="print whole tracebacks")
 @json_option
 def failures(out: Path, config: Path | None, quarantined: bool, with_traceback: bool, as_json: bool) -> None:
-    """Clips that failed or were quarantined, with class or reason, what was measured and the threshold."""
+    """Clips that failed or were quarantined, with class or reason, what was measured and the threshold.
+
+    Captions that failed or were refused follow, with why.
+    """
     from flows.inspection import failed_clips
 
     found = failed_clips(_begun(out, config), quarantined=quarantined)
@@ -136,7 +140,7 @@ def clips(out: Path, config: Path | None, policy: str | None, named: tuple[str, 
 @out_option
 @config_option
 @click.option("--clip", "clips", multiple=True, help="only this clip; may be given many times")
-@click.option("--damaged", is_flag=True, help="read all crops and features; make again what is gone or damaged")
+@click.option("--damaged", is_flag=True, help="read all crops, features and texts; make again what is gone or damaged")
 @json_option
 def rerun(out: Path, config: Path | None, clips: tuple[str, ...], damaged: bool, as_json: bool) -> None:
     """Try failed clips again from the stage that failed, then build a new snapshot version.

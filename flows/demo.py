@@ -28,6 +28,7 @@ from tasks.stopwatch import read_seconds
 from tasks.synthetic.corpus import Corpus, Utterance
 from tasks.synthetic.recipes import CorpusConfig
 from tasks.tables import table
+from tasks.text_notes import known_texts
 
 GOOD_R, GOOD_CONTROL = 0.7, 0.3
 PARTS = ("clips", "acquire", "curate", "extract", "train", "generate", "evaluate")
@@ -274,7 +275,8 @@ def draw_clips(run: DemoRun) -> list[Fate]:
     """The contact sheet of what was kept and what was not; where every clip stands."""
     place = run.pipeline.place
     with Ledger(place.ledger_url) as ledger:
-        standing = fates(ledger, place.dataset, load_policy(run.pipeline.policy), run.pipeline.extract)
+        texts = known_texts(place, run.pipeline.extract)
+        standing = fates(ledger, place.dataset, load_policy(run.pipeline.policy), run.pipeline.extract, texts)
     kept = [_strip(place, fate) for fate in standing if fate.outcome == "passed"]
     dropped = [_strip(place, fate) for fate in standing if fate.outcome != "passed"]
     contact_sheet(run.out / FILES["clips"], kept, dropped)

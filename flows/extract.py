@@ -47,8 +47,8 @@ class ExtractResult(Frozen):
 
     @property
     def failed_clips(self) -> int:
-        """Clips of which something failed in this run."""
-        return self.summary.failed_clips
+        """Clips of which something failed in this run; one of which a feature and the caption did counts twice."""
+        return self.summary.failed_clips + (self.captions.failed_clips if self.captions is not None else 0)
 
     def text(self) -> str:
         """For people."""
@@ -79,12 +79,17 @@ def extract(config: ExtractRun, selection: Selection = NOTHING_AGAIN) -> Extract
         # Encoding takes hours, in which others may curate; a run with nothing to encode has just looked.
         across = None if summary.planned else works.pop().across
         works.clear()
-        captions, text = None, config.extract.text
-        if text is not None:
-            captions = encode_texts(config.place, config.policy, config.extract, text, across)
+        captions = None
+        if config.extract.text is not None:
+            captions = encode_texts(
+                config.place, config.policy, config.extract, config.pool, config.stage, across, selection
+            )
         snapshot = build_from_ledger(config.place, config.policy, config.extract, config.snapshot, across)
-        spent.idle = not (summary.planned or snapshot.written or (captions is not None and captions.made))
-    publish("extract", f"{stage_markdown(summary)}\n\n```\n{snapshot.text()}\n```", "what encoding came to")
+        spent.idle = not (
+            summary.planned or snapshot.written or (captions is not None and (captions.made or captions.failed))
+        )
+    tables = "\n\n".join([stage_markdown(summary), *([] if captions is None else [captions.markdown()])])
+    publish("extract", f"{tables}\n\n```\n{snapshot.text()}\n```", "what encoding came to")
     if summary.done:
         pictures = features_markdown(config.place, config.extract, str(flow_run.id))
         publish("features", pictures, "crops with landmarks, motion and sound of clips that were encoded")

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,13 +12,17 @@ from flows.extract import ExtractRun
 from flows.pipeline import PipelineRun
 from tasks.accounting import Account, Fate, account, each_fate
 from tasks.acquiring import AcquireWork
+from tasks.captions import captions_of, plan_texts
+from tasks.extracting import ExtractWork
 from tasks.ledger import Ledger
 from tasks.ledger_tables import Holding
-from tasks.planning import Plan
+from tasks.place import Place
+from tasks.planning import Plan, TextPlan
 from tasks.policy import load_policy
-from tasks.records import Reason, Stage
+from tasks.records import FailureClass, Reason, Stage
 from tasks.stages import clips, plan_stage
 from tasks.tables import table
+from tasks.text_notes import KnownTexts, known_texts, read_failure, read_refusal, shown
 
 BRIEF = 60  # letters of what was measured that a table has room for
 
@@ -56,23 +61,46 @@ def _brief(fate: Fate) -> str:
     return f"{measured} {fate.threshold}".strip()
 
 
+class CaptionFate(Frozen):
+    """A caption that has no text."""
+
+    caption: str
+    outcome: Literal["refused", "failed"]
+    failure: FailureClass | None = None
+    why: str = Field(description="of one that failed the traceback")
+
+    def row(self) -> tuple[str, ...]:
+        """Cells of a table."""
+        last_line = (self.why.strip().splitlines() or [""])[-1]
+        return shown(self.caption), self.outcome, self.failure or "", last_line
+
+
 class FailureReport(Frozen):
-    """Clips that did not pass."""
+    """Clips that did not pass, and captions without a text."""
 
     policy: str = Field(description="name of the policy that judged")
     fates: tuple[Fate, ...]
     tracebacks: dict[str, str]
+    captions: tuple[CaptionFate, ...] = ()
 
     def text(self, with_traceback: bool) -> str:
         """For people."""
+        parts = [self._clips()]
+        if self.captions:
+            rows = [each.row() for each in self.captions]
+            parts.append(table(("caption", "outcome", "why", "said"), rows))
+            parts.append("clips are told the prompt where their caption was refused, and left out where it failed")
+        if with_traceback:
+            failed = {shown(each.caption): each.why for each in self.captions if each.outcome == "failed"}
+            parts += [f"{name}\n{trace.rstrip()}" for name, trace in (self.tracebacks | failed).items()]
+        return "\n\n".join(parts)
+
+    def _clips(self) -> str:
         if not self.fates:
             return f"no clip failed and none is quarantined (policy {self.policy})"
         rows = [(f.clip_id, f.outcome, f.stage, f.reason, _brief(f)) for f in self.fates]
         text = table(("clip", "outcome", "stage", "why", "measured"), rows)
-        text += f"\n\nquarantined by policy {self.policy}, where it is not a fact"
-        if with_traceback:
-            text += "".join(f"\n\n{clip_id}\n{trace.rstrip()}" for clip_id, trace in self.tracebacks.items())
-        return text
+        return f"{text}\n\nquarantined by policy {self.policy}, where it is not a fact"
 
 
 class StagePlan(Plan):
@@ -91,13 +119,17 @@ class PipelinePlan(Frozen):
 
     stages: dict[Stage, StagePlan]
     leaving: int = Field(0, ge=0, description="clips that are no longer on the list")
+    captions: TextPlan | None = Field(None, description="of the clips that pass; none: no text features are made")
 
     def text(self) -> str:
         """For people: a line a stage."""
         lines = [f"{stage:<8} {planned.text()}" for stage, planned in self.stages.items()]
         if self.leaving:
             lines.insert(0, f"{'list':<8} {clips(self.leaving)} left it")
-        if self.leaving or any(planned.todo for planned in self.stages.values()):
+        if self.captions is not None:
+            lines.append(f"{'text':<8} {self.captions.text()}")
+        told = self.captions is not None and self.captions.todo
+        if self.leaving or told or any(planned.todo for planned in self.stages.values()):
             lines.append("then a snapshot; if it is a new version, training, generation and evaluation on it")
         return "\n".join(lines)
 
@@ -107,7 +139,7 @@ def plan_pipeline(run: PipelineRun) -> PipelinePlan:
     stages: dict[Stage, StagePlan] = {}
     waits_for: dict[Stage, int] = {}
     with Ledger(run.place.ledger_url, missing="empty") as ledger:
-        leaving = 0
+        leaving, captions = 0, None
         for work in run.works(ledger):
             if isinstance(work, AcquireWork):
                 leaving = work.leaving()
@@ -115,8 +147,11 @@ def plan_pipeline(run: PipelineRun) -> PipelinePlan:
             stages[work.stage] = StagePlan(**planned.model_dump(), waits_for=dict(waits_for))
             if todo:
                 waits_for[work.stage] = len({target.clip_id for target in todo})
+            if isinstance(work, ExtractWork) and (known := known_texts(run.place, run.extract)) is not None:
+                said = captions_of(ledger.clips(run.place.dataset), work.crops, known.names)
+                captions, _ = plan_texts(known, said)
             del work, todo  # of a large data set, two stages' work at once may not fit into memory
-    return PipelinePlan(stages=stages, leaving=leaving)
+    return PipelinePlan(stages=stages, leaving=leaving, captions=captions)
 
 
 def pipeline_status(run: PipelineRun | ExtractRun) -> StatusReport:
@@ -125,7 +160,9 @@ def pipeline_status(run: PipelineRun | ExtractRun) -> StatusReport:
 
     policy, waits_for = load_policy(run.policy), Counter[Stage]()
     with Ledger(run.place.ledger_url, missing="empty") as ledger:
-        counts = account(_counted(each_fate(ledger, run.place.dataset, policy, run.extract), waits_for))
+        texts = known_texts(run.place, run.extract)
+        standing = each_fate(ledger, run.place.dataset, policy, run.extract, texts=texts)
+        counts = account(_counted(standing, waits_for))
         holders = tuple(ledger.holders(run.place.dataset))
     checkpoints = sorted(str(path.parent) for path in run.place.folder.glob("training/*/checkpoints/*/state.json"))
     return StatusReport(
@@ -148,13 +185,27 @@ def _counted(fates: Iterable[Fate], waits_for: Counter[Stage]) -> Iterator[Fate]
 
 
 def failed_clips(run: PipelineRun | ExtractRun, *, quarantined: bool) -> FailureReport:
-    """Clips that failed, and on request those quarantined."""
+    """Clips and captions that failed, and on request clips that are quarantined and captions that were refused."""
     wanted = {"failed", "quarantined"} if quarantined else {"failed"}
-    policy = load_policy(run.policy)
+    policy, texts = load_policy(run.policy), known_texts(run.place, run.extract)
     with Ledger(run.place.ledger_url, missing="empty") as ledger:
-        standing = each_fate(ledger, run.place.dataset, policy, run.extract)
+        standing = each_fate(ledger, run.place.dataset, policy, run.extract, texts=texts)
         chosen = tuple(fate for fate in standing if fate.outcome in wanted)
         tracebacks = {
             row.clip_id: row.detail for stage in Stage for row in ledger.stream(run.place.dataset, stage, "failed")
         }
-    return FailureReport(policy=policy.name, fates=chosen, tracebacks=tracebacks)
+        captions = () if texts is None else tuple(_without_text(ledger, run.place, texts, refused=quarantined))
+    return FailureReport(policy=policy.name, fates=chosen, tracebacks=tracebacks, captions=captions)
+
+
+def _without_text(ledger: Ledger, place: Place, texts: KnownTexts, *, refused: bool) -> Iterator[CaptionFate]:
+    """Captions of the listed clips that failed, and those that were refused."""
+    notes = texts.failed | (texts.refused if refused else set())
+    said = {texts.names(clip) for clip in ledger.clips(place.dataset)} if notes else set()
+    for name in sorted(notes & (said | {texts.names.prompt_name})):
+        if name in texts.failed:
+            failed = read_failure(texts.store, name)
+            yield CaptionFate(caption=failed.caption, outcome="failed", failure=failed.failure, why=failed.traceback)
+        else:
+            note = read_refusal(texts.store, name)
+            yield CaptionFate(caption=note.caption, outcome="refused", why=note.why)

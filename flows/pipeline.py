@@ -42,6 +42,7 @@ from tasks.shared_pool import shared_pool
 from tasks.snapshotting import SnapshotConfig, SnapshotView
 from tasks.stages import StageConfig, StageSummary
 from tasks.stopwatch import read_seconds
+from tasks.text_notes import known_texts
 from tasks.training import LaunchConfig
 from tasks.work import Work
 
@@ -206,7 +207,8 @@ def pipeline(config: PipelineRun) -> PipelineResult:
 def publish_account(config: PipelineRun) -> Account:
     """Where every clip stands, also as a table and a gallery in the UI."""
     with Ledger(config.place.ledger_url) as ledger:
-        standing = fates(ledger, config.place.dataset, load_policy(config.policy), config.extract)
+        texts = known_texts(config.place, config.extract)
+        standing = fates(ledger, config.place.dataset, load_policy(config.policy), config.extract, texts)
     counts = account(standing)
     publish("clips", account_markdown(counts), "where every listed clip stands")
     publish("gallery", gallery_markdown(standing, config.place.media_root), "clips and what became of them")

@@ -15,9 +15,10 @@ from flows.pipeline import PipelineRun
 from flows.preflight import FlowRun, checked
 from tasks.accounting import Fate, fates
 from tasks.acquiring import AcquireWork
+from tasks.captions import TextSummary
 from tasks.curating import CurateWork
 from tasks.extracting import ExtractWork
-from tasks.healing import Lost, find_lost, selections, with_pieces
+from tasks.healing import Lost, find_lost, find_lost_texts, selections, with_pieces
 from tasks.ledger import Ledger
 from tasks.policy import load_policy
 from tasks.records import Stage
@@ -25,6 +26,7 @@ from tasks.shared_pool import shared_pool
 from tasks.snapshot import list_tags
 from tasks.snapshotting import SnapshotView, difference
 from tasks.stages import Selection, StageSummary
+from tasks.text_notes import known_texts
 
 ALL = ("acquire", "curate", "extract")
 
@@ -37,7 +39,7 @@ class RerunRun(FlowRun):
         (), max_length=1000, description="these clips, also if impossible; empty: all that failed"
     )
     damaged: bool = Field(
-        False, description="read every crop and feature, and make again those that are gone or damaged"
+        False, description="read every crop, feature and text, and make again those that are gone or damaged"
     )
     stages: tuple[Literal["acquire", "curate", "extract"], ...] = Field(
         (), max_length=3, description="of a folder where stages ran by themselves: those it keeps; empty: a pipeline's"
@@ -58,7 +60,9 @@ class RerunResult(Frozen):
 
     tried: tuple[str, ...]
     lost: tuple[str, ...] = Field((), description="those of them whose crop or features were gone or damaged")
+    lost_texts: tuple[str, ...] = Field((), description="names of captions' texts that were gone or damaged")
     summaries: tuple[StageSummary, ...] = ()
+    captions: TextSummary | None = None
     snapshot: SnapshotView | None = None
     diff: str = ""
     new_version: bool = Field(False, description="whether the snapshot is another than before")
@@ -66,16 +70,22 @@ class RerunResult(Frozen):
     @property
     def failed_clips(self) -> int:
         """Clips that failed again."""
-        return sum(summary.failed_clips for summary in self.summaries)
+        untold = 0 if self.captions is None else self.captions.failed_clips
+        return sum(summary.failed_clips for summary in self.summaries) + untold
 
     def text(self) -> str:
         """For people."""
-        if not self.tried:
+        if not self.tried and not self.lost_texts:
             return "rerun: nothing to do, no clip failed and none was found lost"
-        lines = [f"rerun: {len(self.tried)} clips: {', '.join(self.tried)}"]
+        lines = [f"rerun: {len(self.tried)} clips: {', '.join(self.tried)}"] if self.tried else []
         if self.lost:
             lines.append(f"{len(self.lost)} of them had lost their crop or features: {', '.join(self.lost)}")
+        if self.lost_texts:
+            count, names = len(self.lost_texts), ", ".join(self.lost_texts)
+            lines.append(f"rerun: {count} text{'' if count == 1 else 's'} of captions gone or damaged: {names}")
         lines += [summary.text() for summary in self.summaries if summary.planned]
+        if self.captions is not None:
+            lines.append(self.captions.text())
         if self.snapshot is not None:
             lines += [f"snapshot {self.snapshot.line()}", self.diff]
             if self.lost:
@@ -92,11 +102,11 @@ def rerun(config: RerunRun) -> RerunResult:
     run = config.pipeline
     with Ledger(run.place.ledger_url, missing="empty") as ledger:
         tried, lost, again = choose(config, ledger)
-    if not tried:
+    if not tried and not lost.texts:
         return RerunResult(tried=())
     before = list_tags(Storage(run.place.store_url)).get(run.snapshot.tag)
     runs, stages = run.runs(), config.stages or ALL
-    summaries, view = list[StageSummary](), None
+    summaries, extracted = list[StageSummary](), None
     with shared_pool(run.pool):
         if "acquire" in stages:
             summaries.append(acquire(runs["acquire"], again[Stage.ACQUIRE]))
@@ -105,9 +115,14 @@ def rerun(config: RerunRun) -> RerunResult:
         if "extract" in stages:
             extracted = extract(runs["extract"], again[Stage.EXTRACT])
             summaries.append(extracted.summary)
-            view = extracted.snapshot
-    result = RerunResult(tried=tried, lost=lost, summaries=tuple(summaries))
-    return result if view is None else _with_version(result, run, before, view)
+    result = RerunResult(
+        tried=tried,
+        lost=tuple(sorted(lost.clips)),
+        lost_texts=tuple(sorted(lost.texts)),
+        summaries=tuple(summaries),
+        captions=None if extracted is None else extracted.captions,
+    )
+    return result if extracted is None else _with_version(result, run, before, extracted.snapshot)
 
 
 def _with_version(result: RerunResult, run: PipelineRun, before: str | None, view: SnapshotView) -> RerunResult:
@@ -115,26 +130,28 @@ def _with_version(result: RerunResult, run: PipelineRun, before: str | None, vie
     return result.model_copy(update={"snapshot": view, "diff": diff, "new_version": view.snapshot.id != before})
 
 
-def choose(config: RerunRun, ledger: Ledger) -> tuple[tuple[str, ...], tuple[str, ...], dict[Stage, Selection]]:
-    """Clips to try, those of them that were found lost, and what each stage takes up for them."""
+def choose(config: RerunRun, ledger: Ledger) -> tuple[tuple[str, ...], Lost, dict[Stage, Selection]]:
+    """Clips to try, what was found lost, and what each stage takes up for all that."""
     run, dataset = config.pipeline, config.pipeline.place.dataset
-    policy = load_policy(run.policy)
+    policy, texts = load_policy(run.policy), known_texts(run.place, run.extract)
     known = {clip.clip_id for clip in ledger.clips(dataset)}
     unknown = [clip_id for clip_id in config.clip_ids if clip_id not in known]
     if unknown:
         raise ConfigError(f"no clip {unknown[0]!r} in the list of {dataset}; `dualforce failures` lists ids")
-    failed = [fate for fate in fates(ledger, dataset, policy, run.extract) if fate.outcome == "failed"]
+    failed = [fate for fate in fates(ledger, dataset, policy, run.extract, texts) if fate.outcome == "failed"]
     if not config.clip_ids:
         _refuse_unkept(config, failed)
     named = config.clip_ids or tuple(fate.clip_id for fate in failed)
     acquiring, curating = AcquireWork(run.acquire, run.place, ledger), CurateWork(run.curate, run.place, ledger)
     extracting = ExtractWork(run.extract, policy, run.place, ledger)
-    found = find_lost(curating, extracting, ledger) if config.damaged else Lost()
-    lost = tuple(sorted(found.crops | found.features))
-    tried = named + tuple(clip_id for clip_id in lost if clip_id not in named)
-    if not tried:
-        return (), (), {}
-    again = selections(acquiring, curating, ledger, run.stage, with_pieces(ledger, dataset, named), found)
+    lost = find_lost(curating, extracting, ledger) if config.damaged else Lost()
+    if config.damaged and texts is not None and "extract" in (config.stages or ALL):
+        lost_texts = find_lost_texts(extracting, ledger, texts, run.snapshot.tag)
+        lost = lost.model_copy(update={"texts": lost_texts})
+    tried = named + tuple(clip_id for clip_id in sorted(lost.clips) if clip_id not in named)
+    if not tried and not lost.texts:
+        return (), lost, {}
+    again = selections(acquiring, curating, ledger, run.stage, with_pieces(ledger, dataset, named), lost)
     return tried, lost, again
 
 

@@ -12,6 +12,7 @@ from tasks.extract import ExtractConfig, FeatureKeys
 from tasks.ledger import Ledger, Row
 from tasks.policy import Policy, judge
 from tasks.records import FailureClass, Quarantined, Reason, Score, Stage, Temporary
+from tasks.text_notes import KnownTexts, TextFailure
 
 TOLD = f"{Temporary.__module__}.{Temporary.__qualname__}: "  # how a traceback ends whose error says it all itself
 Verdict = Quarantined | float  # a drop with its reason, or the weight of a clip that passes
@@ -111,21 +112,32 @@ def current_features(rows: Iterable[Row], crops: Mapping[str, str], keys: Featur
             yield row
 
 
-def fates(ledger: Ledger, dataset: str, policy: Policy, config: ExtractConfig) -> list[Fate]:
+def fates(
+    ledger: Ledger, dataset: str, policy: Policy, config: ExtractConfig, texts: KnownTexts | None = None
+) -> list[Fate]:
     """The fate of every clip, in the order of the list."""
-    return list(each_fate(ledger, dataset, policy, config))
+    return list(each_fate(ledger, dataset, policy, config, texts=texts))
 
 
 def each_fate(
-    ledger: Ledger, dataset: str, policy: Policy, config: ExtractConfig, crops: "Crops | None" = None
+    ledger: Ledger,
+    dataset: str,
+    policy: Policy,
+    config: ExtractConfig,
+    crops: "Crops | None" = None,
+    texts: KnownTexts | None = None,
 ) -> Iterator[Fate]:
     """The same one at a time. Of what passed a stage little is held: there may be half a million clips.
 
-    Whoever knows how the crops stand under the policy says so, and they are not judged anew.
+    Whoever knows how the crops stand under the policy says so, and they are not judged anew. Given what is known of
+    texts, a clip whose caption failed has failed.
     """
     listed: list[str] = []
     children: dict[str, list[str]] = {}
+    untold: dict[str, TextFailure] = {}  # clips whose caption failed
     for clip in ledger.clips(dataset):
+        if texts is not None and (failure := texts.failure(clip)) is not None:
+            untold[clip.clip_id] = failure
         if clip.parent_id is None:
             listed.append(clip.clip_id)
         else:
@@ -143,7 +155,8 @@ def each_fate(
             yield ended
         else:
             for clip_id in children.get(listed_id, [listed_id]):
-                yield known.ended.get(clip_id) or features.fate(clip_id)
+                fate = known.ended.get(clip_id) or features.fate(clip_id)
+                yield _untold(fate, untold[clip_id]) if fate.outcome == "passed" and clip_id in untold else fate
 
 
 def crop_fates(ledger: Ledger, dataset: str, policy: Policy | None = None) -> Iterator[Fate]:
@@ -222,6 +235,13 @@ def _dropped(verdict: Quarantined, thumbnail: str | None) -> Fate:
         measured=verdict.measured,
         threshold=verdict.threshold,
         thumbnail=thumbnail,
+    )
+
+
+def _untold(fate: Fate, failure: TextFailure) -> Fate:
+    """Fate of a clip that has all but the text of its caption."""
+    return fate.model_copy(
+        update={"outcome": "failed", "reason": failure.failure, "measured": f"caption {failure.line()}"}
     )
 
 

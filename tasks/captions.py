@@ -1,252 +1,331 @@
 """Text features of a data set: every distinct caption is encoded once, whatever number of clips it is said of.
 
-Whatever was finished is found by its name, so that a run that was killed goes on where it was. A text that a snapshot
-names and that is damaged is made again once its file is removed. A caption that the encoder refuses leaves a note of
-what is said instead, which a snapshot of its clips then names; the next run tries it again.
-
-    refused/<fingerprint of the encoder>/<digest of the caption>.json
+Captions go through the worker pool as clips do, and each ends as made, refused or failed. Workers store what they make,
+so that a run that was killed goes on where it was; why a caption has no text is noted in the store
+(`tasks/text_notes.py` says why there and not in the ledger). A refused caption is not tried again until a rerun names
+a clip of it, or the encoder is another: its clips are told the prompt. A failed one is tried by every run: its clips
+are left out until it is made. A text that a snapshot names and that is damaged is made again once its file is removed.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
-import numpy as np
-import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from dualforce_model.batching import release_memory
-from dualforce_model.captions import TEXT_NAME
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InfrastructureError
-from dualforce_model.schema import SchemaError, SnapshotRow
 from dualforce_model.storage import Storage
-from dualforce_model.text_features import names_of, pack_text, text_name
+from dualforce_model.text_features import FOLDER, text_key, text_name
 from tasks.accounting import AcrossClips, verdicts
 from tasks.extract import ExtractConfig
 from tasks.extractors.text import TextConfig, TextNames
 from tasks.ledger import Ledger
 from tasks.place import Place
+from tasks.planning import TextPlan
 from tasks.policy import load_policy
+from tasks.pool import Job, Pool, PoolConfig, WorkerSpec
 from tasks.progress import Progress
-from tasks.records import FailureClass, Quarantined, Temporary
-from tasks.texts import missing_texts
-from tasks.worker import failure_class, is_device_lost
+from tasks.records import Attempt, Clip, Quarantined
+from tasks.shared_pool import shared_pool
+from tasks.stages import HALT_AFTER, NOTHING_AGAIN, RETRYABLE, Selection, StageConfig, StageHalted, clips
+from tasks.text_notes import FAILED, REFUSED, KnownTexts, Refusal, TextFailure, drop_notes, noted, write_note
+from tasks.text_worker import TextJob
+from tasks.texts import remove_damaged
 
-REFUSED = "refused"
-SHOWN = 3  # messages of a summary
+SHOWN = 3  # captions of a kind in a summary
 
 
-class TextMemoryError(InfrastructureError):
-    """A caption that does not fit into memory even alone."""
+class NoTextError(InfrastructureError):
+    """No caption at all could be encoded, or not the prompt; the message says what the first met."""
 
 
 class TextSummary(Frozen):
     """What encoding captions came to."""
 
     fingerprint: str
-    distinct: int
-    made: int
-    seconds: float
-    refused: int = Field(0, ge=0, description="captions that could not be encoded; the prompt is said instead")
-    messages: tuple[str, ...] = Field((), description="why, of the first of them")
+    distinct: int = Field(ge=0, description="captions that clips have")
+    there: int = Field(0, ge=0, description="captions that were encoded already")
+    made: int = Field(ge=0, description="captions that were encoded")
+    refused: int = Field(0, ge=0, description="captions that the encoder makes nothing of; the prompt is said instead")
+    failed: dict[str, int] = Field({}, description="captions by failure class; the next run tries them again")
+    failed_clips: int = Field(0, ge=0, description="clips of those that failed; no snapshot has them")
+    seconds: float = Field(ge=0.0)
+    messages: tuple[str, ...] = Field((), description="why, of the first that were refused or failed in this run")
+    traceback: str = Field("", description="of the first that failed")
 
     def text(self) -> str:
         """For people."""
-        there = self.distinct - self.made - self.refused
-        if not self.made and not self.refused:
-            return f"text: nothing to do, {there} captions there already"
-        refused = f", {self.refused} refused" if self.refused else ""
-        head = f"text: {self.made} captions{refused}, {there} there already, {self.seconds:.1f} s"
-        return "\n".join([head, *(f"text: refused: {message}" for message in self.messages)])
+        refused = [f"{self.refused} refused"] if self.refused else []
+        if not self.made and not self.failed and not self.messages:
+            return ", ".join(["text: nothing to do", f"{self.there} captions there already", *refused])
+        counts = [f"{self.made} captions", *refused]
+        counts += [f"{count} failed ({failure})" for failure, count in self.failed.items()]
+        if self.failed_clips:
+            counts.append(f"{clips(self.failed_clips)} left out for it")
+        head = f"text: {', '.join(counts)}, {self.there} there already, {self.seconds:.1f} s"
+        return "\n".join([head, *(f"text: {message}" for message in self.messages)])
+
+    def markdown(self) -> str:
+        """Table of it, for the UI."""
+        rows = [("made", self.made), ("refused", self.refused)]
+        rows += [(f"failed: {failure}", count) for failure, count in self.failed.items()]
+        rows += [("there already", self.there), ("**captions**", self.distinct)]
+        lines = [f"**text**: {self.seconds:.1f} s", "", "| outcome | count |", "| --- | --- |"]
+        quoted = "\n\n".join(part for part in ("\n".join(self.messages), self.traceback) if part).replace("```", "'''")
+        said = ["", "```", quoted, "```"] if quoted else []  # what strangers may have written is no markdown
+        return "\n".join([*lines, *(f"| {name} | {count} |" for name, count in rows), *said])
 
 
-class Refusal(Frozen):
-    """A note of a caption that could not be encoded."""
+@dataclass(frozen=True)
+class Said:
+    """Captions, and how many clips each is said of."""
 
-    instead: str = Field(pattern=TEXT_NAME, description="name of the text that is said instead")
-    why: str
+    clips: Mapping[str, int]
+    again: frozenset[str] = frozenset()  # those of clips that a rerun names: tried if refused, looked after if made
 
 
-def encode_captions(
-    store: Storage,
-    encoder: Any,
-    captions: Iterable[str],
-    progress: Callable[[Sequence[str]], None] | None = None,
-    *,
-    prompt: str | None = None,
-    batch_size: int = 32,
-    device: str = "cpu",
-) -> TextSummary:
-    """Store what the encoder makes of those clean captions that the store has not; it is loaded only if there are any.
+def captions_of(
+    listed: Iterable[Clip], passing: Collection[str], names: TextNames, selection: Selection = NOTHING_AGAIN
+) -> Said:
+    """What is said of the clips that pass."""
+    said, again = Counter[str](), set[str]()
+    for clip in listed:
+        if clip.clip_id in passing:
+            caption = names.caption(clip)
+            said[caption] += 1
+            if selection.covers(clip.clip_id):
+                again.add(caption)
+    return Said(said, frozenset(again))
 
-    `progress` is told the names that were written. Where a caption is refused, `prompt` is said instead, if given.
-    Raises TextMemoryError, what store and device raise, and, if all captions are refused, what the first met.
-    """
-    begun, fingerprint = time.monotonic(), str(encoder.fingerprint())
-    named = {text_name(fingerprint, caption): caption for caption in captions}
-    missing = named.keys() - names_of(store, fingerprint)
-    # Long ones first: a batch is filled up to its longest, and what does not fit into memory shows at once.
-    todo = sorted((named[name] for name in missing), key=lambda caption: (-len(caption), caption))
-    if todo:
-        encoder.load(device)
-    whys, first = _encode(store, encoder, fingerprint, todo, batch_size, progress)
-    if first is not None and len(whys) == len(named):
-        raise first
-    for name in (missing - whys.keys()) & _noted(store):
-        store.delete(refusal_key(name))
-    if whys and prompt is not None:
-        encode_captions(store, encoder, [prompt], device=device)  # raises where it is refused: nothing is left to say
-        for name, why in whys.items():
-            note = Refusal(instead=text_name(fingerprint, prompt), why=why)
-            store.write(refusal_key(name), note.model_dump_json().encode())
-    return TextSummary(
-        fingerprint=fingerprint,
+
+def plan_texts(known: KnownTexts, said: Said) -> tuple[TextPlan, dict[str, str]]:
+    """What a run would encode and why, and those captions by their texts' names."""
+    fingerprint, prompt = known.names.fingerprint, known.names.config.prompt
+    named = {text_name(fingerprint, caption): caption for caption in said.clips}
+    again = {text_name(fingerprint, caption) for caption in said.again}
+    refused = (known.refused & named.keys()) - again - {known.names.prompt_name}
+    if refused:
+        named[known.names.prompt_name] = prompt  # what their clips are told
+    todo = {name: caption for name, caption in named.items() if name not in known.there and name not in refused}
+    retryable = todo.keys() & (known.failed | known.refused)
+    planned = TextPlan(
         distinct=len(named),
-        made=len(missing) - len(whys),
-        seconds=time.monotonic() - begun,
-        refused=len(whys),
-        messages=tuple(islice(whys.values(), SHOWN)),
+        new=len(todo) - len(retryable),
+        retryable=len(retryable),
+        done=len(named) - len(todo) - len(refused),
+        refused=len(refused),
+        by_others=0 if known.there or not todo else len(known.store.list(FOLDER)),
     )
-
-
-def _encode(
-    store: Storage,
-    encoder: Any,
-    fingerprint: str,
-    todo: list[str],
-    batch_size: int,
-    progress: Callable[[Sequence[str]], None] | None,
-) -> tuple[dict[str, str], Exception | None]:
-    """Store the texts of the captions. By name why some were refused, and what the first of them met."""
-    whys: dict[str, str] = {}
-    first: Exception | None = None  # and no more: an exception holds on to what its frames held
-    while todo:
-        answers, batch_size = _answers(encoder, todo[:batch_size])
-        done = list[str]()
-        for caption, answer in zip(todo[: len(answers)], answers, strict=True):
-            said = _stored(store, fingerprint, caption, answer)
-            if isinstance(said, str):
-                done.append(said)
-                continue
-            whys[text_name(fingerprint, caption)] = _why(caption, said)
-            first = first or said
-        del todo[: len(answers)]
-        if progress is not None:
-            progress(done)
-    return whys, first
-
-
-def refusal_key(name: str) -> str:
-    """Store key of the note about a caption that was refused, by the name its text would have."""
-    return f"{REFUSED}/{name}.json"
-
-
-def with_prompts(store: Storage, rows: Sequence[SnapshotRow]) -> tuple[SnapshotRow, ...]:
-    """The rows; where a caption was refused, and has no text since, they name what is said instead."""
-    missing = missing_texts(store, rows)
-    noted = missing & _noted(store) if missing else set()
-    instead: dict[str | None, str] = {name: _read_refusal(store, name).instead for name in noted}
-    return tuple(row.model_copy(update={"text": instead[row.text]}) if row.text in instead else row for row in rows)
-
-
-def _noted(store: Storage) -> set[str]:
-    """Names of all captions with a note."""
-    return {key.removeprefix(f"{REFUSED}/").removesuffix(".json") for key in store.list(REFUSED)}
-
-
-def _read_refusal(store: Storage, name: str) -> Refusal:
-    key = refusal_key(name)
-    try:
-        return Refusal.model_validate_json(store.read(key))
-    except ValidationError as error:
-        raise SchemaError(f"{store.url(key)}: damaged: {error}; remove the file and run extract again") from error
-
-
-def _stored(store: Storage, fingerprint: str, caption: str, answer: np.ndarray | Exception) -> str | Exception:
-    """Name of a caption's text, or why it has none."""
-    if isinstance(answer, Exception):
-        return answer
-    try:
-        return pack_text(store, fingerprint, caption, answer)
-    except SchemaError as error:
-        return error
-
-
-def _why(caption: str, error: Exception) -> str:
-    shown = caption if len(caption) <= 60 else f"{caption[:60]}..."
-    return f"{shown!r}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def _answers(encoder: Any, captions: Sequence[str]) -> tuple[list[np.ndarray | Exception], int]:
-    """Tokens of the first of the captions, or why one has none, and the size of the next batch."""
-    try:
-        tokens, count = _fitting(encoder, captions)
-        return [*tokens], count
-    except Exception as error:
-        if isinstance(error, (InfrastructureError, OSError, Temporary)) or is_device_lost(error):
-            raise  # whatever the caption says
-        if len(captions) == 1:
-            return [error], 1
-    # One of them is at fault, and the others have nothing to do with it.
-    return [answer for caption in captions for answer in _answers(encoder, [caption])[0]], len(captions)
-
-
-def _fitting(encoder: Any, captions: Sequence[str]) -> tuple[list[np.ndarray], int]:
-    """Tokens of the first of the captions, as many as memory holds at once, and that number for the next batch."""
-    count = len(captions)
-    while True:
-        try:
-            return encoder(captions[:count]), count
-        except Exception as error:
-            if failure_class(error) != FailureClass.OUT_OF_MEMORY:
-                raise
-            if count == 1:
-                raise TextMemoryError(
-                    f"a caption of {len(captions[0])} characters alone does not fit into memory: {error}; take a "
-                    "machine with more, bfloat16, or device: cpu"
-                ) from error
-        count //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    return planned, todo
 
 
 def encode_texts(
-    place: Place, policy_path: str, extract: ExtractConfig, config: TextConfig, across: AcrossClips | None = None
+    place: Place,
+    policy_path: str,
+    extract: ExtractConfig,
+    pool: PoolConfig,
+    stage: StageConfig,
+    across: AcrossClips | None = None,
+    selection: Selection = NOTHING_AGAIN,
 ) -> TextSummary:
     """Encode the captions of all clips that the policy lets pass.
 
     Whoever has this policy's `across`, and nothing was curated since, gives it: to find duplicates takes long.
     """
-    try:
-        return _encode_texts(place, policy_path, extract, config, across)
-    finally:
-        release_memory()  # the encoder has gone with the call; its net would stay in the GPU's cache
-
-
-def _encode_texts(
-    place: Place, policy_path: str, extract: ExtractConfig, config: TextConfig, across: AcrossClips | None
-) -> TextSummary:
-    names, policy = TextNames(config), load_policy(policy_path)
+    assert extract.text is not None, "whoever has no extract.text encodes no captions"
+    names, policy = TextNames(extract.text), load_policy(policy_path)
     with Ledger(place.ledger_url, missing="refuse") as ledger:
         judged = verdicts(ledger, place.dataset, policy, across)
         passing = {row.clip_id for row, verdict in judged if not isinstance(verdict, Quarantined)}
-        captions = {names.caption(clip) for clip in ledger.clips(place.dataset) if clip.clip_id in passing}
-    with Progress("text", len(captions), "caption") as progress:
-        summary = encode_captions(
-            Storage(place.store_url),
-            names.encoder,
-            captions,
-            lambda made: progress.ended(made, "done"),
-            prompt=config.prompt,
-            batch_size=config.batch_size,
-            device=_device(extract.device),
+        said = captions_of(ledger.clips(place.dataset), passing, names, selection)
+    store = Storage(place.store_url)
+    return encode_captions(store, names, said, text_spec(extract.text, store, names, extract.device), pool, stage)
+
+
+def text_spec(config: TextConfig, store: Storage, names: TextNames, device: str) -> WorkerSpec:
+    """The worker that the pool builds."""
+    kwargs = {
+        "config": config.model_dump(mode="json"),
+        "store": store.url(),
+        "fingerprint": names.fingerprint,
+        "device": device,
+    }
+    size = config.batch_size
+    return WorkerSpec(target="tasks.text_worker:TextWorker", kwargs=kwargs, jobs_per_message=size, jobs_at_once=size)
+
+
+def encode_captions(
+    store: Storage, names: TextNames, said: Said, spec: WorkerSpec, pool: PoolConfig, stage: StageConfig
+) -> TextSummary:
+    """Store what the encoder makes of those captions that the store has not; no worker starts if there are none.
+
+    Raises NoTextError, StageHalted, WorkerUnusable, and what the store raises.
+    """
+    begun, fingerprint = time.monotonic(), names.fingerprint
+    remove_damaged(store, {text_name(fingerprint, caption) for caption in said.again})
+    known = KnownTexts(store, names)
+    for kind in (REFUSED, FAILED):
+        drop_notes(store, noted(store, kind, fingerprint) & known.there)
+    planned, todo = plan_texts(known, said)
+    idle = TextSummary(
+        fingerprint=fingerprint,
+        distinct=planned.distinct,
+        there=planned.done,
+        made=0,
+        refused=planned.refused,
+        seconds=round(time.monotonic() - begun, 2),
+    )
+    if not todo:
+        return idle
+    with Progress("text", len(todo), "caption") as progress, _workers(pool, names.config, len(todo)) as workers:
+        run = TextRun(known, progress)
+        run.encode(workers, spec, stage, todo)
+        run.encode_prompt(workers, spec, stage, told=planned.refused > 0)
+    return run.summary(idle, said, time.monotonic() - begun)
+
+
+@contextmanager
+def _workers(config: PoolConfig, text: TextConfig, captions: int) -> Iterator[Pool]:
+    """A pool of as many workers as may hold the encoder and have a message to do."""
+    most = min(config.workers, text.workers or config.workers, -(-captions // text.batch_size))
+    with shared_pool(config) as pool:
+        pool().close()  # workers of an earlier stage, which hold memory that the encoder wants
+        with shared_pool(config.model_copy(update={"workers": most})) as own:
+            yield own()
+
+
+class TextRun:
+    """State of one run of captions through the pool."""
+
+    def __init__(self, known: KnownTexts, progress: Progress) -> None:
+        self.known, self.store, self.progress = known, known.store, progress
+        self.captions: dict[str, str] = {}  # by name
+        self.made: set[str] = set()
+        self.refused: dict[str, Refusal] = {}
+        self.failed: dict[str, TextFailure] = {}
+        self.spared: set[str] = set()  # whose last failure was systemic: not tried again here, and noted at the end
+        self.noted = known.refused | known.failed
+        self.unsure: list[str] = []  # refused before the encoder made anything: it may be its own fault
+        self.proved = bool(known.there)
+        self.in_a_row = 0  # systemic failures without another outcome between them
+
+    def encode(self, pool: Pool, spec: WorkerSpec, config: StageConfig, todo: Mapping[str, str]) -> None:
+        """All of these captions, then the failed ones again, as often as a stage tries its clips in one run."""
+        self.captions |= todo
+        # Long ones first: a batch is filled up to its longest, and what does not fit into memory shows at once.
+        names, wait = sorted(todo, key=lambda name: (-len(todo[name]), todo[name])), config.backoff_s
+        for again in range(config.attempts):
+            if again:
+                self.progress.note(f"{len(names)} failed; trying again in {wait:.0f} s")
+                time.sleep(wait)
+                wait *= 2
+            for attempt in pool.run(spec, self._jobs(names)):
+                self.take(attempt)
+            names = [name for name in names if self._is_worth_another(name)]
+            if not names:
+                break
+        for name in self.spared & self.failed.keys():
+            self._note(name, self.failed[name])
+        if not self.proved:
+            first = self.messages()[0]
+            raise NoTextError(f"none of {len(todo)} captions could be encoded; {first}")
+
+    def encode_prompt(self, pool: Pool, spec: WorkerSpec, config: StageConfig, *, told: bool) -> None:
+        """What clips are told whose caption was refused: now, or, if `told`, before. Raises NoTextError without it."""
+        name, prompt = self.known.names.prompt_name, self.known.names.config.prompt
+        if self.refused and name not in self.known.there and name not in self.captions:
+            self.encode(pool, spec, config, {name: prompt})
+        without = self.refused.get(name) or self.failed.get(name)
+        if without is not None and (told or self.refused):
+            raise NoTextError(
+                "captions were refused, and extract.text.prompt, which is said instead, has no text either: "
+                f"{without.line()}"
+            )
+
+    def take(self, attempt: Attempt) -> None:
+        """Turn an attempt into what became of its caption."""
+        name = attempt.job_id
+        self.failed.pop(name, None)
+        self.spared.discard(name)
+        self.in_a_row = self.in_a_row + 1 if attempt.systemic else 0
+        if attempt.value is not None and "refused" in attempt.value:
+            self._refuse(name, Refusal(caption=self.captions[name], why=attempt.value["refused"]))
+        elif attempt.value is not None or self.store.exists(text_key(name)):  # as when a worker died after its work
+            self._made(name)
+        else:
+            self._fail(name, attempt)
+            self._halt_where_all_fail(name)
+
+    def summary(self, before: TextSummary, said: Said, seconds: float) -> TextSummary:
+        """What the run came to, on top of what there was before."""
+        failed = Counter(str(failure.failure) for failure in self.failed.values())
+        return TextSummary(
+            fingerprint=before.fingerprint,
+            distinct=before.distinct,
+            there=before.there,
+            made=len(self.made),
+            refused=before.refused + len(self.refused),
+            failed=dict(sorted(failed.items())),
+            failed_clips=sum(said.clips.get(failure.caption, 0) for failure in self.failed.values()),
+            seconds=round(seconds, 2),
+            messages=self.messages(),
+            traceback=next((failure.traceback for failure in self.failed.values()), ""),
         )
-    return summary
 
+    def messages(self) -> tuple[str, ...]:
+        """Why the first of each kind have no text."""
+        refused = [f"refused: {note.line()}" for note in islice(self.refused.values(), SHOWN)]
+        return (*refused, *(f"failed: {note.line()}" for note in islice(self.failed.values(), SHOWN)))
 
-def _device(chosen: str) -> str:
-    if chosen != "auto":
-        return chosen
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    def _jobs(self, names: Sequence[str]) -> Iterator[Job]:
+        for name in names:
+            yield Job(job_id=name, payload=TextJob(caption=self.captions[name]))
+
+    def _made(self, name: str) -> None:
+        self.made.add(name)
+        if name in self.noted:
+            drop_notes(self.store, [name])
+        self.proved = True
+        for unsure in self.unsure:
+            self._note(unsure, self.refused[unsure])
+        self.unsure = []
+        self.progress.ended([name], "done")
+
+    def _refuse(self, name: str, note: Refusal) -> None:
+        self.refused[name] = note
+        if self.proved:
+            self._note(name, note)
+        else:
+            self.unsure.append(name)
+        self.progress.ended([name], "refused")
+
+    def _fail(self, name: str, attempt: Attempt) -> None:
+        assert attempt.failure is not None, "captions have no other outcome"
+        failure, traceback = attempt.failure
+        self.failed[name] = note = TextFailure(caption=self.captions[name], failure=failure, traceback=traceback)
+        if attempt.systemic:
+            self.spared.add(name)  # where the disk is full a note would not go down either
+        else:
+            self._note(name, note)
+            if len(self.failed) > SHOWN:
+                self.failed[name] = note.brief()  # all of a large data set's are gigabytes, and they are noted
+        self.progress.ended([name], "failed")
+
+    def _note(self, name: str, note: Refusal | TextFailure) -> None:
+        write_note(self.store, name, note)
+        self.noted.add(name)
+
+    def _is_worth_another(self, name: str) -> bool:
+        return name in self.failed and name not in self.spared and self.failed[name].failure in RETRYABLE
+
+    def _halt_where_all_fail(self, name: str) -> None:
+        """Raise StageHalted when caption after caption fails for want of room."""
+        if self.in_a_row >= HALT_AFTER:
+            raise StageHalted(
+                f"text was halted after {HALT_AFTER} captions in a row failed alike: {self.failed[name].line()}. What "
+                "was made is kept: mend the cause, then run the same again"
+            )

@@ -46,6 +46,7 @@ from tasks.records import FailureClass, Reason, Temporary
 from tasks.worker import ShortOfMemory, is_systemic
 
 NO_SOUND = {"reason": Reason.NO_SOUND.value, "measured": "the crop has no sound stream"}
+PICTURED: tuple[Modality, ...] = ("video", "structure", "reference")  # made of single frames too
 BEGUN = ".begun"  # beside a part while it is being made: what it says when its worker died
 
 RelativePath = Annotated[str, AfterValidator(storage.check_key)]
@@ -86,12 +87,10 @@ class ExtractConfig(Frozen):
     def _once(self) -> Self:
         if len(set(self.modalities)) != len(self.modalities):
             raise ValueError(f"modalities {list(self.modalities)} name one twice")
-        pictured = {"video", "reference"} <= set(self.modalities)
-        if pictured and self.video.num_references != self.reference.num_references:
-            raise ValueError(
-                f"video.num_references {self.video.num_references} and reference.num_references "
-                f"{self.reference.num_references}: a window's step 0 and its features are one picture, make them equal"
-            )
+        pictured = {name: getattr(self, name).num_references for name in PICTURED if name in self.modalities}
+        if len(set(pictured.values())) > 1:
+            told = " and ".join(f"{name}.num_references {count}" for name, count in pictured.items())
+            raise ValueError(f"{told}: a window's step 0 is one picture in all features, make them equal")
         if self.clips_per_batch > self.clips_per_message:
             raise ValueError(
                 f"clips_per_batch {self.clips_per_batch} is more than clips_per_message {self.clips_per_message}: a "

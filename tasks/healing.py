@@ -1,8 +1,12 @@
 """What a rerun takes up: clips that were named, that failed, or that lost what they had, and the videos these need."""
 
 from collections.abc import Collection
+from contextlib import suppress
 
 from dualforce_model.config import Frozen
+from dualforce_model.manifests import read_manifest
+from dualforce_model.schema import SchemaError, load_snapshot
+from dualforce_model.storage import MissingKeyError, Storage
 from tasks.acquiring import AcquireWork
 from tasks.curating import CurateWork
 from tasks.extracting import ExtractWork
@@ -10,19 +14,47 @@ from tasks.ledger import Ledger
 from tasks.progress import Progress
 from tasks.records import Stage
 from tasks.stages import Selection, StageConfig, is_lost, plan_stage, target_id
+from tasks.text_notes import KnownTexts
+from tasks.texts import names_in, remove_damaged
 from tasks.work import Work
 
 
 class Lost(Frozen):
-    """Clips whose results are gone or damaged although the ledger calls them done."""
+    """Clips whose results are gone or damaged although the ledger calls them done, and texts that were there once."""
 
     crops: frozenset[str] = frozenset()
     features: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
+
+    @property
+    def clips(self) -> frozenset[str]:
+        """All that lost something of their own."""
+        return self.crops | self.features
 
 
 def find_lost(curating: CurateWork, extracting: ExtractWork, ledger: Ledger) -> Lost:
     """Look after every crop and every feature; reads all of them."""
     return Lost(crops=_lost_clips(curating, ledger), features=_lost_clips(extracting, ledger))
+
+
+def find_lost_texts(extracting: ExtractWork, ledger: Ledger, known: KnownTexts, tag: str) -> frozenset[str]:
+    """Look after the text of every clip that passes; reads all of them. What is damaged is removed: extract makes
+    whatever is not there. Missing counts as lost where the newest snapshot names it.
+    """
+    clips = ledger.clips(extracting.place.dataset)
+    said = {known.said(clip) for clip in clips if clip.clip_id in extracting.crops}
+    missing = (said & _named(known.store, tag)) - known.there
+    held = said & known.there
+    with Progress("inspect-text", len(held), "file") as progress:
+        damaged = remove_damaged(known.store, held, lambda name, found: progress.ended([name], found))
+    return frozenset(missing | damaged)
+
+
+def _named(store: Storage, tag: str) -> set[str]:
+    """Texts that the snapshot under a tag names; none where it cannot be read, which the next build mends."""
+    with suppress(SchemaError, MissingKeyError):
+        return names_in(read_manifest(store, load_snapshot(store, tag)))
+    return set()
 
 
 def _lost_clips(work: Work, ledger: Ledger) -> frozenset[str]:

@@ -7,6 +7,8 @@ setting changes the key and the fact is looked at anew; with the same key it sta
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from dualforce_model.config import Frozen
 from tasks.ledger_tables import Row, State
 
@@ -105,3 +107,27 @@ def _group(key: str, row: Row | Standing | None, attempts: int, rerun: bool) -> 
     if row.state == "impossible":
         return "impossible"
     return "retryable" if row.attempts < attempts else "exhausted"
+
+
+class TextPlan(Frozen):
+    """What extract would encode of the captions that clips have, each counted once."""
+
+    distinct: int = Field(ge=0)
+    new: int = Field(ge=0, description="never tried")
+    retryable: int = Field(0, ge=0, description="failed or refused, and tried again")
+    done: int = Field(ge=0, description="encoded already")
+    refused: int = Field(0, ge=0, description="refused before, and left so: their clips are told the prompt")
+    by_others: int = Field(0, ge=0, description="texts that only other encoders made, where this one made none")
+
+    @property
+    def todo(self) -> int:
+        """How many a run would encode."""
+        return self.new + self.retryable
+
+    def text(self) -> str:
+        """For people."""
+        groups = ("new", "retryable", "done", "refused")
+        counts = [f"{getattr(self, group)} {group}" for group in groups if getattr(self, group)]
+        head = f"{self.distinct} caption{'' if self.distinct == 1 else 's'}: " if self.todo else "nothing to do, "
+        anew = f"; all anew: the {self.by_others} texts there are by another encoder, or other weights or settings"
+        return head + (", ".join(counts) or "no clip has come this far") + (anew if self.by_others else "")

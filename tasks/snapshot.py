@@ -41,7 +41,6 @@ from dualforce_model.schema import (
 )
 from dualforce_model.shards import cached_header, is_sound, specs_in, tensor_entry
 from dualforce_model.storage import MissingKeyError, Storage
-from tasks.captions import with_prompts
 from tasks.policy import Policy, judge
 from tasks.records import Clip, Quarantined, Score
 from tasks.statistics import statistics_of
@@ -125,7 +124,6 @@ def build_snapshot(
         tag_key(tag)  # a bad name is refused before the work
     rows, dropped = decide(candidates, policy, split or SplitConfig())
     _refuse_nothing(rows, policy, dropped)
-    rows = with_prompts(store, rows)
     snapshot_id, parent = rows_id(rows, policy), _tagged(store, tag)
     found = _whole(store, snapshot_id, rows)
     if found is None:

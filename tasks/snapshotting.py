@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 
 from pydantic import Field
 
+from dualforce_model.captions import caption_digest
 from dualforce_model.config import Frozen
 from dualforce_model.schema import SNAPSHOT_ID, FeatureRef, SchemaError, Snapshot, head_key, load_snapshot
 from dualforce_model.shards import DamagedShardError
@@ -14,7 +15,6 @@ from dualforce_model.storage import CutShortError, MissingKeyError, Storage
 from tasks.accounting import AcrossClips, Crops, current_features, each_fate, scores_of
 from tasks.extract import ExtractConfig, FeatureKeys, make_extractors
 from tasks.extractors.structure import layouts_of
-from tasks.extractors.text import TextNames
 from tasks.ledger import Ledger
 from tasks.place import Place
 from tasks.policy import Policy, load_policy
@@ -30,6 +30,7 @@ from tasks.snapshot import (
     tag_snapshot,
 )
 from tasks.tables import table
+from tasks.text_notes import KnownTexts, known_texts
 from tasks.upkeep import collect_garbage, verify_snapshot
 
 AT_ONCE = 1000  # clips of which all is held that the ledger knows
@@ -168,11 +169,12 @@ def build_from_ledger(
     extractors = make_extractors(extract)
     with Ledger(place.ledger_url, missing="refuse") as ledger:
         known = across or AcrossClips(ledger, dataset, policy)
-        quarantined, failed = _left_out(ledger, dataset, policy, extract, known)
+        texts = known_texts(place, extract)
+        quarantined, failed, untold = _left_out(ledger, dataset, policy, extract, known, texts)
         try:
             built = build_snapshot(
                 Storage(place.store_url),
-                candidates(ledger, dataset, extract, known),
+                candidates(ledger, dataset, extract, known, texts, untold),
                 policy,
                 dataset,
                 tag=config.tag,
@@ -190,34 +192,47 @@ def build_from_ledger(
 
 
 def _left_out(
-    ledger: Ledger, dataset: str, policy: Policy, extract: ExtractConfig, across: AcrossClips
-) -> tuple[Counter[str], Counter[str]]:
-    """Clips that are no candidates: quarantined ones by reason and failed ones by class.
+    ledger: Ledger,
+    dataset: str,
+    policy: Policy,
+    extract: ExtractConfig,
+    across: AcrossClips,
+    texts: KnownTexts | None,
+) -> tuple[Counter[str], Counter[str], set[str]]:
+    """Clips that are no candidates: quarantined ones by reason, failed ones by class, and the ids of these.
 
     Those that the policy drops are not among the first: the build counts them.
     """
     crops = Crops(ledger, dataset, policy, across)
-    quarantined, failed = Counter[str](), Counter[str]()
-    for fate in each_fate(ledger, dataset, policy, extract, crops):
+    quarantined, failed, clip_ids = Counter[str](), Counter[str](), set[str]()
+    for fate in each_fate(ledger, dataset, policy, extract, crops, texts):
         if fate.outcome == "failed":
             failed[str(fate.reason)] += 1
+            clip_ids.add(fate.clip_id)
         elif fate.outcome == "quarantined" and fate.clip_id not in crops.dropped:
             quarantined[str(fate.reason)] += 1
-    return quarantined, failed
+    return quarantined, failed, clip_ids
 
 
 def candidates(
-    ledger: Ledger, dataset: str, extract: ExtractConfig, across: AcrossClips
+    ledger: Ledger,
+    dataset: str,
+    extract: ExtractConfig,
+    across: AcrossClips,
+    texts: KnownTexts | None = None,
+    failed: Collection[str] = (),
 ) -> Iterator[SnapshotCandidate]:
-    """Every clip with a crop, except those of which a feature or a new download failed: counted, not offered.
+    """Every clip with a crop, except those of which a feature, a new download or the caption failed (`failed` names
+    these): counted, not offered.
 
     They come in the order of the list, and of a few at a time is held what the ledger knows.
     """
     keys, clips = FeatureKeys(extract), ledger.clips(dataset)
-    names = TextNames(extract.text) if extract.text is not None else None
     while some := list(islice(clips, AT_ONCE)):
         for candidate in _of_some(ledger, dataset, keys, across, some):
-            yield candidate if names is None else candidate.model_copy(update={"text": names(candidate.clip)})
+            if candidate.clip.clip_id in failed:
+                continue
+            yield candidate if texts is None else candidate.model_copy(update={"text": texts.said(candidate.clip)})
 
 
 def _of_some(
@@ -313,11 +328,12 @@ def verified(store: str, name: str) -> Verified:
 
 def collect(store: str, ledgers: Sequence[str], *, delete: bool) -> Collected:
     """Remove what no version, no tag and none of these ledgers names."""
-    held, in_use = Storage(store).require(), set[str]()
+    held, in_use, captions = Storage(store).require(), set[str](), set[str]()
     for url in ledgers:
         with Ledger(url, missing="refuse") as ledger:
             for dataset in ledger.datasets():
                 rows = ledger.rows(dataset, stage=Stage.EXTRACT, state="done", unlisted=True)
                 in_use |= {FeatureRef.model_validate(row.value["ref"]).shard for row in rows}
-    found = collect_garbage(held, in_use, dry_run=not delete)
+                captions |= {caption_digest(clip.caption) for clip in ledger.clips(dataset) if clip.caption}
+    found = collect_garbage(held, in_use, captions, dry_run=not delete)
     return Collected(keys=found.keys, num_bytes=found.num_bytes, deleted=delete)

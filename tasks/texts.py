@@ -1,12 +1,13 @@
 """What a snapshot's rows say of text features: all of them name one, under one encoder, or none does."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from dualforce_model.captions import TEXT_TOKENS
 from dualforce_model.errors import InputError
 from dualforce_model.schema import ModalityInfo, SchemaError, SnapshotRow
-from dualforce_model.storage import Storage, StorageError
-from dualforce_model.text_features import names_of, read_text, text_key
+from dualforce_model.storage import MissingKeyError, Storage, StorageError
+from dualforce_model.text_features import DamagedTextError, names_of, read_text, text_key
 
 
 class TextError(InputError):
@@ -58,6 +59,28 @@ def text_problems(store: Storage, rows: Iterable[SnapshotRow]) -> Iterator[str]:
             read_text(store, name)
         except (StorageError, SchemaError) as error:
             yield str(error)
+
+
+def remove_damaged(store: Storage, names: Collection[str], look: Callable[[str, str], None] | None = None) -> set[str]:
+    """Read every byte of these texts, as far as they are there, and remove those that are damaged; their names.
+
+    `look` is told each name, and what was found: sound, lost (damaged) or missing.
+    """
+    lost = set[str]()
+    for name in sorted(names):
+        found = "sound"
+        try:
+            read_text(store, name)
+        except MissingKeyError:
+            found = "missing"
+        except DamagedTextError:
+            found = "lost"
+            lost.add(name)
+            with suppress(MissingKeyError):  # somebody was faster
+                store.delete(text_key(name))
+        if look is not None:
+            look(name, found)
+    return lost
 
 
 def _encoder_of(name: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from dualforce_model.shards import read_header, verify_shard
 from dualforce_model.storage import MissingKeyError, Storage
 from dualforce_model.text_features import FOLDER
 from tasks.snapshot import canonical_id, content_digest, encode_tag, list_snapshots, list_tags
+from tasks.text_notes import FAILED, REFUSED
 from tasks.texts import keys_in, text_problems
 
 DAY_S = 86_400.0
@@ -128,16 +129,24 @@ def _disagreements(store: Storage, snapshot: Snapshot, rows: tuple[SnapshotRow, 
 
 
 def collect_garbage(
-    store: Storage, in_use: Iterable[str], *, dry_run: bool = True, older_than_s: float = DAY_S
+    store: Storage,
+    in_use: Iterable[str],
+    captions: Collection[str] = (),
+    *,
+    dry_run: bool = True,
+    older_than_s: float = DAY_S,
 ) -> Garbage:
-    """Remove shards and texts that no snapshot, no tag and none of `in_use` names, and manifests of builds given up.
+    """Remove shards and texts that no snapshot, no tag and none of `in_use` names, manifests of builds given up, and
+    notes of captions that nobody asks for.
 
-    `in_use` are the shard keys that the ledger and unfinished runs name. What is younger than `older_than_s` stays: a
-    run may have written it and not recorded it yet. So do shards of a manifest that was replaced since: a training may
-    read them. A damaged head or manifest raises SchemaError and nothing goes: what it named cannot be known.
+    `in_use` are the shard keys that the ledger and unfinished runs name, `captions` the digests of the ledger's
+    captions. What is younger than `older_than_s` stays: a run may have written it and not recorded it yet. So do
+    shards of a manifest that was replaced since: a training may read them. A damaged head or manifest raises
+    SchemaError and nothing goes: what it named cannot be known.
     """
     # In this order: what is made meanwhile is named by what is read later, or too young to go.
     limit, features = time.time() - older_than_s, store.list("features") + store.list(FOLDER)
+    notes = store.list(REFUSED) + store.list(FAILED)
     tags = list_tags(store)
     entries = list_snapshots(store)
     whole = {entry.snapshot.id for entry in entries}
@@ -159,6 +168,7 @@ def collect_garbage(
                 else:
                     kept |= _named(read_version(store, key))
     unnamed = [key for key in features if key not in kept]
+    unnamed += _idle_notes(notes, kept, captions)
     sizes: dict[str, int] = {}
     for key in unnamed + abandoned:
         with suppress(MissingKeyError):
@@ -167,6 +177,18 @@ def collect_garbage(
                 if dry_run or store.delete_unless_newer(key, limit):  # a writer may have come by since
                     sizes[key] = size
     return Garbage(tuple(sizes), sum(sizes.values()), len(kept), dry_run)
+
+
+def _idle_notes(notes: Iterable[str], kept: Iterable[str], captions: Collection[str]) -> Iterator[str]:
+    """Notes that nobody asks for: of encoders that no snapshot has texts of, or of captions that no clip has.
+
+    A note that is missed costs another attempt at its caption, no more.
+    """
+    encoders = {key.split("/")[1] for key in kept if key.startswith(f"{FOLDER}/")}
+    for key in notes:
+        fingerprint, _, digest = key.partition("/")[2].removesuffix(".json").partition("/")
+        if fingerprint not in encoders or digest not in captions:
+            yield key
 
 
 def _shards_of(rows: Iterable[SnapshotRow]) -> set[str]:

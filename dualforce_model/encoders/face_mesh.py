@@ -9,10 +9,14 @@ where that may not be, close the way out of the machine. No picture is in what i
 """
 
 import importlib.util
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import google_crc32c
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from pydantic import Field
@@ -87,13 +91,16 @@ class FaceMesh:
         """
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
             raise ValueError(f"frames are {frames.dtype} {frames.shape}: expected uint8 [T, H, W, 3] with T >= 1")
+        how = f"{self.weights_digest} {self.config.min_score}"
+        return followed(_LOOKS(frames, how, partial(self._look, frames)), self.config.min_seen)
+
+    def _look(self, frames: UInt8[np.ndarray, "T H W 3"]) -> list["Look | None"]:
         assert self._content is not None, "load() comes first"
         net = _open(self._content, self.path, self.config.min_score)  # what it followed before is another clip's
         try:
-            found = [_looked(net, frame, round(1000 * index / FPS)) for index, frame in enumerate(frames)]
+            return [_looked(net, frame, round(1000 * index / FPS)) for index, frame in enumerate(frames)]
         finally:
             net.close()
-        return followed(found, self.config.min_seen)
 
 
 class Look(NamedTuple):
@@ -102,6 +109,41 @@ class Look(NamedTuple):
     points: Float32[np.ndarray, "478 3"]
     blendshapes: Float32[np.ndarray, " 52"]
     pose: Float32[np.ndarray, "4 4"]
+
+
+class LooksAtHand:
+    """What was seen in frames, for as long as somebody holds them: several encoders of a worker ask for the same mesh.
+
+    Frames are known by the very array and by a checksum of their pixels: what is written over is looked at anew.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, dict[tuple[int, str], list[Look | None]]] = {}  # by the array's id
+
+    def __call__(
+        self, frames: UInt8[np.ndarray, "T H W 3"], how: str, look: Callable[[], list[Look | None]]
+    ) -> list[Look | None]:
+        place = id(frames)
+        if place not in self._known:
+            self._known[place] = {}
+            weakref.finalize(frames, self._known.pop, place, None).atexit = False
+        seen = self._known[place]
+        key = _checksum(frames), how
+        if key not in seen:
+            seen[key] = look()
+        return seen[key]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def _checksum(frames: UInt8[np.ndarray, "T H W 3"]) -> int:
+    pixels = np.ascontiguousarray(frames).reshape(-1).view()
+    pixels.flags.writeable = False  # the library takes nothing else
+    return int(google_crc32c.value(pixels))
+
+
+_LOOKS = LooksAtHand()
 
 
 def followed(looks: list[Look | None], min_seen: float) -> MeshTrack:

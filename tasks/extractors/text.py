@@ -24,7 +24,13 @@ class TextConfig(Frozen):
     prompt: Annotated[str, AfterValidator(_some_text)] = Field(
         "A person is talking to the camera.", description="said of every clip that its list has no caption for"
     )
-    batch_size: int = Field(32, ge=1, le=4096, description="captions encoded together; halved where memory is short")
+    batch_size: int = Field(32, ge=1, le=256, description="captions encoded together; halved where memory is short")
+    workers: int | None = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="workers of the pool that encode captions; each holds the encoder (umt5-xxl: 11 GB). none: all",
+    )
 
 
 class TextNames:
@@ -40,6 +46,11 @@ class TextNames:
     def caption(self, clip: Clip) -> str:
         """The list's caption, else the configured prompt."""
         return clip.caption or self.config.prompt
+
+    @property
+    def prompt_name(self) -> str:
+        """Name of what the encoder makes of the prompt."""
+        return text_name(self.fingerprint, self.config.prompt)
 
     def __call__(self, clip: Clip) -> str:
         """Name of what the encoder makes of the clip's caption."""

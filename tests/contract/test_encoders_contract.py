@@ -88,7 +88,7 @@ def _one(encoder: Any) -> Callable[[Any], Any]:
 
 
 def _arrays(said: Any) -> list[np.ndarray]:
-    return [each for each in said if each is not None] if isinstance(said, tuple) else [said]
+    return [each for each in said if isinstance(each, np.ndarray)] if isinstance(said, tuple) else [said]
 
 
 @pytest.mark.parametrize("name", [name for name, kind in ENCODERS.items() if kind.modality != "text"])

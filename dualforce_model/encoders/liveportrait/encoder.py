@@ -36,7 +36,7 @@ from dualforce_model.encoders.liveportrait.points import (
     gapless,
     mesh_landmarks,
 )
-from dualforce_model.encoders.structure import Measured
+from dualforce_model.encoders.structure import FaceSquare, Measured
 from dualforce_model.layout import Layout
 from dualforce_model.pretrained import PRETRAINED, Weights, weights_digest
 from dualforce_model.weight_files import WeightsError
@@ -171,12 +171,23 @@ class LivePortraitStructure:
         return Face(frames, self._square(points), points, track)
 
     def _measured(self, face: Face, motion: Motion) -> Measured:
-        canonical = motion.kp.reshape(len(face.frames), -1)
+        canonical, square = motion.kp.reshape(len(face.frames), -1), FaceSquare(*face.square[:3])
         if self._config.layout == "lp70":
-            return Measured(LP70.join(lp70_fields(motion)), canonical)
+            return Measured(LP70.join(lp70_fields(motion)), canonical, square)
         assert face.track is not None, "lp128 has a mesh"
         fields = lp128_fields(motion, openness(face.points), face.track.blendshapes)
-        return Measured(LP128.join(fields), canonical)
+        return Measured(LP128.join(fields), canonical, square)
+
+    def in_square(
+        self, motion: Float32[np.ndarray, "T m"], told_in: FaceSquare, wanted: FaceSquare
+    ) -> Float32[np.ndarray, "T m"]:
+        """The same rows, told in another square of the same frames: the net's unit is half a square's side."""
+        fields = dict(self.layout.split(motion))
+        smaller = told_in.side / wanted.side
+        apart = 2 * np.array([told_in.x - wanted.x, told_in.y - wanted.y, 0.0]) / wanted.side
+        fields["scale"] = fields["scale"] * smaller
+        fields["t"] = fields["t"] * smaller + apart
+        return self.layout.join(fields)
 
     def landmarks(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T n 2"]:
         """What sets the square, as shares of the frames' width and height. Raises NoFaceError."""

@@ -73,6 +73,18 @@ def with_canonical(made: dict[str, Feature], frames: int) -> dict[str, Feature]:
     }
 
 
+def with_alone(made: dict[str, Feature], late: int) -> dict[str, Feature]:
+    """Pictures measured alone too: 5000 and the frame's number, key points at rest 2000 and that, in another order."""
+    shown = made["video"]["reference_frames"][::-1] + np.int32(late)
+    width = made["structure"]["motion"].shape[1]
+    alone = {
+        "reference_frames": shown,
+        "reference_motion": np.float32(5000 + shown[:, None] * np.ones(width)),
+        "reference_canonical": np.float32(2000 + shown[:, None] * np.ones(3)),
+    }
+    return {**made, "structure": {**made["structure"], **alone}}
+
+
 def write_snapshot(
     folder: Path,
     frames: dict[str, int],
@@ -82,6 +94,7 @@ def write_snapshot(
     reference: bool = False,
     late: int = 0,
     canonical: bool = False,
+    alone: bool = False,
 ) -> str:
     """A snapshot written by hand: this package does not know the one that builds them."""
     store = Storage(str(folder))
@@ -89,6 +102,7 @@ def write_snapshot(
     made = {clip: with_flame(each, frames[clip]) if flame else each for clip, each in made.items()}
     made = {clip: with_reference(each, late) if reference else each for clip, each in made.items()}
     made = {clip: with_canonical(each, frames[clip]) if canonical else each for clip, each in made.items()}
+    made = {clip: with_alone(each, late) if alone else each for clip, each in made.items()}
     keys = {clip: f"key-{clip}" for clip in made}
     further = {"flame": flame, "reference": reference}
     modalities = ("video", "structure", "audio", *(name for name, there in further.items() if there))
@@ -123,7 +137,7 @@ def write_snapshot(
         policy={},
         modalities={
             name: ModalityInfo(
-                fingerprint="fp", tensors={"canonical": (3,)} if canonical and name == "structure" else {}
+                fingerprint="fp", tensors=structure_tensors(canonical, alone) if name == "structure" else {}
             )
             for name in modalities
         },
@@ -144,6 +158,11 @@ def write_snapshot(
     )
     store.write(head_key(snapshot_id), encode_head(head))
     return snapshot_id
+
+
+def structure_tensors(canonical: bool, alone: bool) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {"canonical": (3,)} if canonical else {}
+    return found | ({"reference_motion": (2,), "reference_canonical": (3,), "reference_frames": ()} if alone else {})
 
 
 FRAMES = {"a": 33, "b": 61, "c": 21, "d": 17, "e": 41}
@@ -182,6 +201,31 @@ def test_flame_is_the_motion_of_the_same_frames(tmp_path: Path) -> None:
     assert "flame" not in open_dataset(tmp_path, modalities=["video", "audio"]).sample(0, 0)
 
 
+def test_step_0_has_the_structure_of_its_picture_alone(tmp_path: Path) -> None:
+    write_snapshot(tmp_path, FRAMES, WEIGHTS, SPLITS, canonical=True, alone=True)
+    for in_memory in (False, True):
+        dataset = open_dataset(tmp_path, in_memory=in_memory)
+        row = next(row for row in dataset.rows if row.clip_id == "b")
+        plain = {}
+        for reference, frame in enumerate((0, 2, 60)):
+            sample = dataset.window(row, start=4, reference=reference)
+            plain[reference] = np.asarray(sample["structure"])
+            statistics = dataset.snapshot.statistics["structure.motion"]
+            wanted = statistics.standardise(np.full((1, plain[reference].shape[-1]), 5000 + frame, np.float32))
+            np.testing.assert_allclose(plain[reference][0], np.broadcast_to(wanted, plain[reference][0].shape))
+            found = np.asarray(sample["canonical"]) * 0.5 + MEAN
+            np.testing.assert_allclose(found, np.full(3, 2000 + frame), rtol=1e-6)
+        np.testing.assert_array_equal(plain[0][1:], plain[2][1:])  # the steps are the clip's
+
+
+def test_structure_of_other_pictures_is_refused(tmp_path: Path) -> None:
+    write_snapshot(tmp_path, FRAMES, WEIGHTS, SPLITS, canonical=True, alone=True, late=1)
+    dataset = open_dataset(tmp_path)
+    row = next(row for row in dataset.rows if row.clip_id == "b")
+    with pytest.raises(SchemaError, match=r"b: the reference is frame 2, but those of structure are the frames"):
+        dataset.window(row, start=4, reference=1)
+
+
 def test_canonical_is_that_of_the_window_s_own_reference(tmp_path: Path) -> None:
     write_snapshot(tmp_path, FRAMES, WEIGHTS, SPLITS, canonical=True)
     for in_memory in (False, True):
@@ -216,7 +260,9 @@ def test_features_are_those_of_the_window_s_own_reference(tmp_path: Path) -> Non
 def test_a_reference_without_features_of_its_own_is_refused(tmp_path: Path) -> None:
     write_snapshot(tmp_path, FRAMES, WEIGHTS, SPLITS, reference=True, late=1)
     dataset = open_dataset(tmp_path)
-    with pytest.raises(SchemaError, match=r"b: the reference is frame 2, but .* of the frames \[61, 3, 1\]"):
+    with pytest.raises(
+        SchemaError, match=r"b: the reference is frame 2, but those of reference are the frames \[61, 3, 1\]"
+    ):
         dataset.window(next(row for row in dataset.rows if row.clip_id == "b"), start=4, reference=1)
 
 

@@ -87,6 +87,18 @@ def test_a_plan_is_of_the_named_folder_and_needs_no_run(tmp_path: Path) -> None:
     assert "1 clip left it" in call("plan", "--config", config, "--out", home).stdout
 
 
+def test_a_plan_counts_captions_where_texts_are_made(tmp_path: Path, tiny_umt5: Path) -> None:
+    config, home = configs(tmp_path)["pipeline"], one_failed(tmp_path / "run")
+    assert "text" not in json.loads(call("plan", "--config", config, "--out", home, "--json").stdout)
+    umt5 = {"name": "umt5", "config": {"weights": str(tiny_umt5), "precision": "fp32"}}
+    values = yaml.safe_load(config.read_text()) | {"extract": {"text": {"encoder": umt5}}}
+    config.write_text(yaml.safe_dump(values))
+    found = json.loads(call("plan", "--config", config, "--out", home, "--json").stdout)
+    assert (found["text"]["distinct"], found["text"]["new"]) == (0, 0)
+    said = call("plan", "--config", config, "--out", home).stdout
+    assert "text     nothing to do, no clip has come this far" in said
+
+
 @pytest.mark.parametrize("command", ["status", "failures"])
 def test_a_misspelt_setting_of_a_single_stage_is_named(tmp_path: Path, command: str) -> None:
     (tmp_path / "x.yaml").write_text(yaml.safe_dump({"place": PLACE, "curate": {"crop_pxx": 96}}))

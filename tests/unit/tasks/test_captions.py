@@ -1,68 +1,31 @@
-"""Captions are encoded once each, in batches that fit, and a killed run goes on where it was."""
+"""Captions are encoded once each; what became of every one is known, and noted where it has no text."""
 
-import gc
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from dualforce_model.config import ConfigError, Frozen
-from dualforce_model.encoders.base import Modality, WeightFree
-from dualforce_model.schema import SchemaError, load_snapshot, read_manifest
+from dualforce_model.config import ConfigError
 from dualforce_model.storage import Storage
-from dualforce_model.text_features import read_text, text_key, text_name
-from tasks import captions as captions_module
-from tasks.captions import REFUSED, TextMemoryError, TextSummary, encode_captions, encode_texts, refusal_key
-from tasks.extract import ExtractConfig
+from dualforce_model.text_features import pack_text, text_name
+from tasks.captions import NoTextError, Said, TextRun, TextSummary, captions_of, plan_texts, text_spec
 from tasks.extractors.text import TextConfig, TextNames
-from tasks.ledger import Ledger, Row
-from tasks.place import Place
-from tasks.records import Clip, FailureClass, Stage, Temporary
-from tasks.snapshot import build_snapshot
-from tasks.texts import TextError
-from tests.small_store import POLICY, small_candidates
+from tasks.progress import Progress
+from tasks.records import Attempt, Clip, FailureClass
+from tasks.stages import Selection, StageHalted
+from tasks.text_notes import FAILED, REFUSED, KnownTexts, Refusal, TextFailure, noted, read_failure, write_note
+from tests.letters import Letters, encode, log_of, names, said_in
 
 CAPTIONS = ("a man is talking", "a woman", "a person is smiling to the camera")
+FINGERPRINT = Letters().fingerprint()
 
 
-class NoSettings(Frozen):
-    """Nothing to choose."""
+def named(caption: str) -> str:
+    return text_name(FINGERPRINT, caption)
 
 
-class Letters(WeightFree):
-    """A text encoder for tests: a token per letter, and memory for so many letters at once."""
-
-    name: ClassVar[str] = "letters"
-    version: ClassVar[int] = 1
-    modality: ClassVar[Modality] = "text"
-    config_type: ClassVar[type[Frozen]] = NoSettings
-
-    def __init__(self, room: int = 10**9, error: type[Exception] = MemoryError) -> None:
-        self.room, self.error = room, error
-        self.loaded: list[str] = []
-        self.batches: list[tuple[str, ...]] = []
-
-    @property
-    def config(self) -> NoSettings:
-        return NoSettings()
-
-    def load(self, device: str = "cpu") -> None:
-        self.loaded.append(device)
-
-    def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
-        if len(captions) * max(map(len, captions)) > self.room:
-            raise self.error("no room")
-        self.batches.append(tuple(captions))
-        return [np.array([[ord(letter), 1.0] for letter in caption], np.float32) for caption in captions]
+def clip(caption: str | None = None, clip_id: str = "a") -> Clip:
+    return Clip(clip_id=clip_id, source="s", video_id="v", location="l", caption=caption)
 
 
 @pytest.fixture
@@ -70,191 +33,16 @@ def store(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "store"))
 
 
-def test_each_caption_is_encoded_once_whatever_number_of_clips_has_it(store: Storage) -> None:
-    encoder, told = Letters(), list[str]()
-    made = encode_captions(store, encoder, [*CAPTIONS, *CAPTIONS[:2]], told.extend, batch_size=2, device="cpu")
-    assert (made.distinct, made.made, made.fingerprint) == (3, 3, encoder.fingerprint())
-    assert encoder.loaded == ["cpu"]
-    assert encoder.batches == [(CAPTIONS[2], CAPTIONS[0]), (CAPTIONS[1],)]
-    assert sorted(told) == sorted(text_name(encoder.fingerprint(), caption) for caption in CAPTIONS)
-    for caption in CAPTIONS:
-        tokens = read_text(store, text_name(encoder.fingerprint(), caption))
-        assert "".join(chr(int(code)) for code in tokens[:, 0]) == caption
+def known(store: Storage) -> KnownTexts:
+    return KnownTexts(store, names())
 
 
-def test_only_what_is_missing_is_encoded(store: Storage) -> None:
-    encode_captions(store, Letters(), CAPTIONS[:2])
-    again = Letters()
-    summary = encode_captions(store, again, CAPTIONS)
-    assert (summary.distinct, summary.made, again.batches) == (3, 1, [(CAPTIONS[2],)])
-    assert summary.text().startswith("text: 1 captions, 2 there already")
-    idle = Letters()
-    summary = encode_captions(store, idle, CAPTIONS)
-    assert (summary.made, idle.loaded, idle.batches) == (0, [], [])
-    assert summary.text() == "text: nothing to do, 3 captions there already"
+def make(store: Storage, *captions: str) -> None:
+    for caption in captions:
+        pack_text(store, FINGERPRINT, caption, np.ones((2, 2), np.float32))
 
 
-def test_a_removed_file_is_made_again(store: Storage) -> None:
-    encoder = Letters()
-    encode_captions(store, encoder, CAPTIONS)
-    key = text_key(text_name(encoder.fingerprint(), CAPTIONS[1]))
-    before = store.read(key)
-    store.delete(key)
-    assert encode_captions(store, encoder, CAPTIONS).made == 1
-    assert store.read(key) == before
-
-
-@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
-def test_batches_shrink_to_what_memory_holds(store: Storage, error: type[Exception]) -> None:
-    captions = [f"caption number {number:03d}" for number in range(20)]  # 18 letters each
-    encoder = Letters(room=18 * 5, error=error)
-    assert encode_captions(store, encoder, captions, batch_size=16).made == 20
-    assert [len(batch) for batch in encoder.batches] == [4, 4, 4, 4, 4]
-
-
-def test_a_caption_that_does_not_fit_alone_is_named_and_the_rest_stays_stored(store: Storage) -> None:
-    with pytest.raises(TextMemoryError, match="a caption of 30 characters alone does not fit"):
-        encode_captions(store, Letters(room=20), ["x" * 30, "y" * 10])
-    assert encode_captions(store, Letters(room=20), ["y" * 10]).made == 1
-
-
-def test_other_errors_are_not_taken_for_a_lack_of_memory(store: Storage) -> None:
-    with pytest.raises(ZeroDivisionError):
-        encode_captions(store, Letters(room=1, error=ZeroDivisionError), CAPTIONS)
-
-
-class Picky(Letters):
-    """Refuses some letters, and makes of others what half precision does not hold."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        super().__init__()
-        self.cause = error or ValueError("a letter that I do not know")
-
-    def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
-        if any("?" in caption for caption in captions):
-            raise self.cause
-        return [
-            tokens * np.float32(1e4 if "!" in caption else 1)
-            for caption, tokens in zip(captions, super().__call__(captions), strict=True)
-        ]
-
-
-def test_a_caption_that_is_refused_is_its_own_affair(store: Storage) -> None:
-    told, encoder = list[str](), Picky()
-    given = [*CAPTIONS, "what?", "oh no!", "who?", "where?"]
-    summary = encode_captions(store, encoder, given, told.extend, batch_size=3)
-    assert (summary.distinct, summary.made, summary.refused, len(summary.messages)) == (7, 3, 4, 3)
-    assert sorted(told) == sorted(text_name(summary.fingerprint, caption) for caption in CAPTIONS)
-    assert len(store.list("text")) == 3
-    assert summary.text().startswith("text: 3 captions, 4 refused, 0 there already")
-    assert "\ntext: refused: 'where?': ValueError: a letter that I do not know\n" in summary.text()
-    assert "'oh no!': SchemaError: text" in summary.text()
-    again = encode_captions(store, Picky(), given)
-    assert (again.made, again.refused) == (0, 4)
-    assert again.text().startswith("text: 0 captions, 4 refused, 3 there already")
-
-
-@pytest.mark.parametrize(("bad", "error"), [("what?", ValueError), ("oh no!", SchemaError)])
-def test_where_all_are_refused_the_first_says_why(store: Storage, bad: str, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"half precision|do not know"):
-        encode_captions(store, Picky(), [bad, f"{bad} {bad}"], prompt="a person")
-    assert store.list() == []
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError("the disk is gone"),
-        RuntimeError("CUDA error: device-side assert triggered"),
-        TextMemoryError("no room"),
-        Temporary(FailureClass.DISK, "full", systemic=True),
-    ],
-)
-def test_what_has_nothing_to_do_with_a_caption_ends_it(store: Storage, error: Exception) -> None:
-    with pytest.raises(type(error)):
-        encode_captions(store, Picky(error), [*CAPTIONS, "what?"], prompt="a person")
-
-
-def build(store: Storage, encoder: Letters, said: Sequence[str]) -> list[str | None]:
-    """Texts that the snapshot of clips with these captions names."""
-    names = [text_name(encoder.fingerprint(), caption) for caption in said]
-    offered = [
-        each.model_copy(update={"text": name})
-        for each, name in zip(small_candidates(store, len(names)), names, strict=True)
-    ]
-    snapshot = load_snapshot(store, build_snapshot(store, offered, POLICY, "set").snapshot.id)
-    assert snapshot.text is not None
-    return [row.text for row in read_manifest(store, snapshot)]
-
-
-def test_a_snapshot_names_the_prompt_where_a_caption_was_refused(store: Storage) -> None:
-    encoder, said = Picky(), ["a man", "what?", "oh no!", "a man"]
-    man, prompt = (text_name(encoder.fingerprint(), caption) for caption in ("a man", "a person"))
-    assert encode_captions(store, encoder, said, prompt="a person").refused == 2
-    assert build(store, encoder, said) == [man, prompt, prompt, man]
-    with pytest.raises(TextError, match="c1: its caption has no text features"):
-        build(store, encoder, ["a man", "a woman"])  # nobody has tried
-    assert encode_captions(store, Letters(), said, prompt="a person").made == 2  # it has learned them
-    assert store.list(REFUSED) == []
-    assert build(store, encoder, said) == [text_name(encoder.fingerprint(), caption) for caption in said]
-
-
-def test_a_prompt_that_is_refused_is_an_error_where_it_is_to_be_said(store: Storage) -> None:
-    with pytest.raises(ValueError, match="do not know"):
-        encode_captions(store, Picky(), ["a man", "what?"], prompt="a person?")
-    assert store.list(REFUSED) == []
-
-
-def test_a_damaged_note_is_named(store: Storage) -> None:
-    encoder = Picky()
-    encode_captions(store, encoder, ["a man", "what?"], prompt="a person")
-    key = refusal_key(text_name(encoder.fingerprint(), "what?"))
-    store.write(key, b'{"instead": "../x", "why": ""}')
-    with pytest.raises(SchemaError, match=rf"{key}: damaged"):
-        build(store, encoder, ["a man", "what?"])
-
-
-@given(st.lists(st.text("abc", min_size=1, max_size=6), max_size=20), st.integers(1, 5), st.integers(6, 40))
-def test_whatever_the_batches_the_store_is_the_same(
-    tmp_path_factory: pytest.TempPathFactory, captions: list[str], batch_size: int, room: int
-) -> None:
-    one, other = (Storage(str(tmp_path_factory.mktemp("store"))) for _ in range(2))
-    summary = encode_captions(one, Letters(room), captions, batch_size=batch_size)
-    encode_captions(other, Letters(), reversed(captions))
-    assert summary.made == summary.distinct == len(set(captions)) == len(one.list())
-    assert {key: one.read(key) for key in one.list()} == {key: other.read(key) for key in other.list()}
-
-
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from captions_encoder import Letters
-from dualforce_model.storage import Storage
-from tasks.captions import encode_captions
-encode_captions(Storage(sys.argv[2]), Letters(), ["a", "b", "c", "d"], batch_size=1)
-"""
-
-
-@pytest.mark.parametrize(("point", "left"), [("text.before_rename:3", 2), ("text.after_rename:3", 3)])
-def test_a_killed_run_goes_on_where_it_was(store: Storage, tmp_path: Path, point: str, left: int) -> None:
-    (tmp_path / "captions_encoder.py").write_bytes(Path(__file__).read_bytes())
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), store.url()],
-        env={**os.environ, "DUALFORCE_KILL_AT": point},
-        cwd=Path(__file__).parents[3],
-        check=False,
-        capture_output=True,
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    assert len(store.list("text")) == left
-    assert encode_captions(store, Letters(), ["a", "b", "c", "d"]).made == 4 - left
-    for caption in "abcd":
-        assert read_text(store, text_name(Letters().fingerprint(), caption)).shape == (1, 2)
-
-
-def clip(caption: str | None = None) -> Clip:
-    return Clip(clip_id="a", source="s", video_id="v", location="l", caption=caption)
+# ------------------------------------------------------------------------------------------------- what is to be done
 
 
 def test_the_list_speaks_first_and_the_configuration_else(tiny_umt5: Path) -> None:
@@ -262,20 +50,208 @@ def test_the_list_speaks_first_and_the_configuration_else(tiny_umt5: Path) -> No
         encoder={"name": "umt5", "config": {"weights": str(tiny_umt5), "precision": "fp32"}},
         prompt="a person is talking",
     )
-    names = TextNames(config)
-    assert (names.caption(clip("a man")), names.caption(clip())) == ("a man", "a person is talking")
-    assert names(clip("a person is talking")) == names(clip())
-    assert names(clip("a man")) == text_name(names.fingerprint, "a man")
+    spoken = TextNames(config)
+    assert (spoken.caption(clip("a man")), spoken.caption(clip())) == ("a man", "a person is talking")
+    assert spoken(clip("a person is talking")) == spoken(clip()) == spoken.prompt_name
+    assert spoken(clip("a man")) == text_name(spoken.fingerprint, "a man")
 
 
-def test_captions_through_the_real_encoder(store: Storage, tiny_umt5: Path) -> None:
-    config = TextConfig(encoder={"name": "umt5", "config": {"weights": str(tiny_umt5), "precision": "fp32"}})
-    names = TextNames(config)
-    assert encode_captions(store, names.encoder, CAPTIONS, batch_size=2).made == 3
-    alone = names.encoder(CAPTIONS[:1])[0]
-    stored = read_text(store, names(clip(CAPTIONS[0])))
-    assert stored.shape == (5, 32)
-    np.testing.assert_allclose(stored, alone, rtol=2**-11, atol=1e-5)
+def test_captions_are_those_of_the_clips_that_pass_each_once() -> None:
+    listed = [clip("a man", "a"), clip("a man", "b"), clip(None, "c"), clip("two", "d"), clip("a woman", "e")]
+    said = captions_of(listed, {"a", "b", "c", "e"}, names(), Selection(again=frozenset({"b", "d"})))
+    assert said == Said({"a man": 2, "a person": 1, "a woman": 1}, frozenset({"a man"}))
+
+
+def test_a_plan_sorts_captions_from_the_stores_list_alone(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(store, "done", "mended")
+    write_note(store, named("odd"), Refusal(caption="odd", why="w"))
+    for caption in ("broken", "mended"):
+        write_note(store, named(caption), TextFailure(caption=caption, failure=FailureClass.BUG, traceback="t"))
+    monkeypatch.setattr(Storage, "read", None)  # a plan of half a million captions opens no file
+    said = Said(dict.fromkeys(("done", "mended", "odd", "broken", "new", "newer"), 1))
+    planned, todo = plan_texts(known(store), said)
+    assert sorted(todo.values()) == ["a person", "broken", "new", "newer"], "the prompt is said instead of `odd`"
+    assert (planned.distinct, planned.todo) == (7, 4)
+    assert planned.text() == "7 captions: 3 new, 1 retryable, 2 done, 1 refused"
+    planned, todo = plan_texts(known(store), Said(said.clips, again=frozenset({"odd", "done"})))
+    assert sorted(todo.values()) == ["broken", "new", "newer", "odd"]
+    assert planned.text() == "6 captions: 2 new, 2 retryable, 2 done"
+
+
+def test_a_plan_says_that_another_encoder_makes_all_anew(store: Storage) -> None:
+    planned, _ = plan_texts(known(store), Said({"a": 1}))
+    assert planned.text() == "1 caption: 1 new"
+    pack_text(store, "ab" * 16, "a", np.ones((1, 2), np.float32))
+    planned, _ = plan_texts(known(store), Said({"a": 1, "b": 1}))
+    assert planned.text() == (
+        "2 captions: 2 new; all anew: the 1 texts there are by another encoder, or other weights or settings"
+    )
+    make(store, "a")
+    planned, _ = plan_texts(known(store), Said({"a": 1, "b": 1}))
+    assert planned.text() == "2 captions: 1 new, 1 done"
+    planned, _ = plan_texts(known(store), Said({"a": 3}))
+    assert planned.text() == "nothing to do, 1 done"
+    planned, _ = plan_texts(known(store), Said({}))
+    assert planned.text() == "nothing to do, no clip has come this far"
+
+
+def test_a_refused_prompt_is_tried_again(store: Storage) -> None:
+    write_note(store, named("a person"), Refusal(caption="a person", why="w"))
+    _, todo = plan_texts(known(store), Said({"a person": 1}))
+    assert list(todo.values()) == ["a person"]
+
+
+# --------------------------------------------------------------------------------------------------- what became of it
+
+
+@pytest.fixture
+def run(store: Storage) -> TextRun:
+    """A run that has handed out five captions."""
+    run = TextRun(known(store), Progress("text", 5, "caption"))
+    run.captions = {named(caption): caption for caption in "abcde"}
+    return run
+
+
+def refused(caption: str) -> Attempt:
+    return Attempt(job_id=named(caption), value={"refused": f"no {caption}"})
+
+
+def made(caption: str) -> Attempt:
+    return Attempt(job_id=named(caption), value={"made": named(caption)})
+
+
+def failed(caption: str, failure: FailureClass = FailureClass.BUG, *, systemic: bool = False) -> Attempt:
+    return Attempt(job_id=named(caption), failure=(failure, f"Traceback\nof {caption}"), systemic=systemic)
+
+
+def test_refusals_are_believed_once_the_encoder_has_made_something(store: Storage, run: TextRun) -> None:
+    run.take(refused("a"))
+    assert store.list() == []
+    run.take(made("b"))
+    assert noted(store, REFUSED, FINGERPRINT) == {named("a")}
+    run.take(refused("c"))
+    assert noted(store, REFUSED, FINGERPRINT) == {named("a"), named("c")}
+    assert run.messages() == ("refused: 'a': no a", "refused: 'c': no c")
+
+
+def test_failures_are_noted_and_forgotten_when_the_text_is_made(store: Storage, run: TextRun) -> None:
+    run.take(failed("a"))
+    assert noted(store, FAILED, FINGERPRINT) == {named("a")}
+    assert run.messages() == ("failed: 'a': bug: of a",)
+    run.take(made("a"))
+    assert (store.list(), run.failed, run.made) == ([], {}, {named("a")})
+    run.take(failed("b"))
+    run.take(refused("b"))
+    assert store.list() == [f"{REFUSED}/{named('b')}.json"]
+    assert (list(run.refused), run.failed) == ([named("b")], {})
+
+
+def test_of_many_failures_the_store_has_the_tracebacks(store: Storage, run: TextRun) -> None:
+    for caption in "abcde":
+        run.take(failed(caption))
+    assert [run.failed[named(caption)].traceback for caption in "ae"] == ["Traceback\nof a", "of e"]
+    assert read_failure(store, named("e")).traceback == "Traceback\nof e"
+    assert len(run.messages()) == 3
+
+
+def test_what_a_dead_worker_had_stored_counts(store: Storage, run: TextRun) -> None:
+    make(store, "a")
+    run.take(failed("a", FailureClass.CRASH))
+    assert (run.made, run.failed) == ({named("a")}, {})
+
+
+def test_a_full_disk_halts_the_run(store: Storage, run: TextRun) -> None:
+    for caption in ("a", "b"):
+        run.take(failed(caption, FailureClass.DISK, systemic=True))
+    run.take(failed("c"))
+    for caption in ("d", "e"):
+        run.take(failed(caption, FailureClass.DISK, systemic=True))
+    with pytest.raises(StageHalted, match="3 captions in a row failed alike: 'a': disk: of a"):
+        run.take(failed("a", FailureClass.DISK, systemic=True))
+    assert noted(store, FAILED, FINGERPRINT) == {named("c")}, "a note would not have gone down either"
+
+
+def test_a_summary_is_a_record_for_people_and_the_ui() -> None:
+    summary = TextSummary(
+        fingerprint="f",
+        distinct=9,
+        there=3,
+        made=2,
+        refused=1,
+        failed={"bug": 2, "crash": 1},
+        failed_clips=5,
+        seconds=1.25,
+        messages=("refused: 'x': y",),
+        traceback="```hostile",
+    )
+    assert TextSummary.model_validate(summary.model_dump()) == summary
+    assert summary.text() == (
+        "text: 2 captions, 1 refused, 2 failed (bug), 1 failed (crash), 5 clips left out for it, 3 there already, 1.2 s"
+        "\ntext: refused: 'x': y"
+    )
+    assert "| failed: bug | 2 |" in summary.markdown()
+    assert summary.markdown().endswith("```\nrefused: 'x': y\n\n'''hostile\n```")
+    idle = TextSummary(fingerprint="f", distinct=2, there=1, made=0, refused=1, seconds=0.0)
+    assert idle.text() == "text: nothing to do, 1 captions there already, 1 refused"
+
+
+# ---------------------------------------------------------------------------------------------------- through workers
+
+
+def test_each_caption_is_encoded_once_and_with_nothing_to_do_no_worker_starts(tmp_path: Path) -> None:
+    summary = encode(tmp_path, [*CAPTIONS, *CAPTIONS[:2]])
+    assert (summary.distinct, summary.made, summary.there) == (3, 3, 0)
+    assert log_of(tmp_path) == {"loaded": 1} | dict.fromkeys(CAPTIONS, 1)
+    assert all(said_in(tmp_path, caption) == caption for caption in CAPTIONS)
+    assert encode(tmp_path, CAPTIONS).text() == "text: nothing to do, 3 captions there already"
+    assert not log_of(tmp_path)
+    assert encode(tmp_path, [*CAPTIONS, "a boy"]).text().startswith("text: 1 captions, 3 there already")
+    assert log_of(tmp_path) == {"loaded": 1, "a boy": 1}
+
+
+def test_a_refused_caption_is_remembered_and_a_rerun_tries_it_again(tmp_path: Path) -> None:
+    given = ["a man", "what?", "oh no!"]
+    summary = encode(tmp_path, given)
+    assert (summary.distinct, summary.made, summary.refused) == (3, 2, 2), "the prompt is said instead"
+    assert said_in(tmp_path, "a person") == "a person"
+    assert "\ntext: refused: 'what?': ValueError: a letter that I do not know" in summary.text()
+    assert "text: refused: 'oh no!': SchemaError: text" in summary.text()
+    log_of(tmp_path)
+    again = encode(tmp_path, given)
+    assert again.text() == "text: nothing to do, 2 captions there already, 2 refused"
+    assert not log_of(tmp_path)
+    named_again = encode(tmp_path, given, again=["what?"])
+    assert (named_again.made, named_again.refused, len(named_again.messages)) == (0, 2, 1)
+
+
+def test_where_all_are_refused_the_encoder_is_at_fault(tmp_path: Path) -> None:
+    with pytest.raises(NoTextError, match="none of 2 captions could be encoded; refused: 'who and what"):
+        encode(tmp_path, ["what?", "who and what?"])
+    assert Storage(str(tmp_path / "store")).list() == []
+
+
+def test_a_prompt_that_is_refused_is_an_error_where_it_is_to_be_said(tmp_path: Path) -> None:
+    with pytest.raises(NoTextError, match=r"extract\.text\.prompt, .*: 'a person\?': ValueError"):
+        encode(tmp_path, ["a man", "what?"], prompt="a person?")
+    assert encode(tmp_path, ["a man", "what?"]).made == 1
+
+
+def test_a_text_of_a_clip_that_a_rerun_names_is_looked_after(tmp_path: Path) -> None:
+    encode(tmp_path, CAPTIONS)
+    store = Storage(str(tmp_path / "store"))
+    for key in store.list("text"):
+        store.write(key, store.read(key)[:-1] + b"x")
+    assert encode(tmp_path, CAPTIONS).made == 0, "a plain run trusts the store's list"
+    assert encode(tmp_path, CAPTIONS, again=CAPTIONS[:1]).made == 1
+    assert said_in(tmp_path, CAPTIONS[0]) == CAPTIONS[0]
+
+
+# ----------------------------------------------------------------------------------------------------- configuration
+
+
+def test_the_worker_is_told_how_many_captions_it_does_at_once(store: Storage) -> None:
+    spec = text_spec(names(batch_size=7).config, store, names(), "cuda")
+    assert (spec.jobs_per_message, spec.jobs_at_once, spec.kwargs["device"]) == (7, 7, "cuda")
 
 
 @pytest.mark.parametrize("prompt", ["", " \n\u200b", "\x00"])
@@ -291,37 +267,3 @@ def test_a_prompt_is_cleaned_as_captions_are() -> None:
 def test_only_text_encoders_encode_text() -> None:
     with pytest.raises(ConfigError, match="log_mel encodes audio, not text"):
         TextNames(TextConfig(encoder={"name": "log_mel"}))
-
-
-def test_summaries_are_records() -> None:
-    assert TextSummary.model_validate(TextSummary(fingerprint="f", distinct=1, made=0, seconds=0.0).model_dump())
-
-
-def test_the_net_is_gone_when_the_captions_are_encoded(
-    tmp_path: Path, tiny_umt5: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers import UMT5EncoderModel
-
-    place = Place(dataset="mine", home=str(tmp_path))
-    value = {"path": "a.mp4", "digest": "d" * 64, "num_frames": 5, "scores": {}}
-    with Ledger(place.ledger_url) as ledger:
-        ledger.add_clips("mine", [clip("a man")])
-        with ledger.lease("mine", Stage.CURATE, "r") as lease:
-            ledger.record(lease, [Row(clip_id="a", stage=Stage.CURATE, state="done", key="k", value=value)])
-    (tmp_path / "all.yaml").write_text("name: all\n")
-    before, left, released = nets(UMT5EncoderModel), list[int](), captions_module.release_memory
-
-    def counted() -> None:
-        released()
-        left.append(nets(UMT5EncoderModel) - before)
-
-    monkeypatch.setattr(captions_module, "release_memory", counted)
-    config = ExtractConfig(text=TextConfig(encoder={"name": "umt5", "config": {"weights": str(tiny_umt5)}}))
-    assert config.text is not None
-    assert encode_texts(place, str(tmp_path / "all.yaml"), config, config.text).made == 1
-    assert left == [0]
-
-
-def nets(kind: type) -> int:
-    """How many there are."""
-    return sum(issubclass(type(each), kind) for each in gc.get_objects())

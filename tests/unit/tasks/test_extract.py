@@ -149,8 +149,10 @@ def test_without_sound_only_what_needs_sound_is_impossible(tmp_path: Path) -> No
 
 
 def test_pictures_and_what_is_said_of_them_are_the_same_frames() -> None:
-    with pytest.raises(ValidationError, match="one picture, make them equal"):
+    with pytest.raises(ValidationError, match="one picture in all features, make them equal"):
         ExtractConfig.model_validate({"modalities": ["video", "reference"], "video": {"num_references": 3}})
+    with pytest.raises(ValidationError, match=r"video\.num_references 4 and structure\.num_references 3"):
+        ExtractConfig.model_validate({"structure": {"num_references": 3}})
     ExtractConfig.model_validate({"modalities": ["video"], "video": {"num_references": 3}})
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.ledger import Row
-from tasks.planning import Plan, plan
+from tasks.planning import Plan, TextPlan, plan
 from tasks.records import FailureClass, Reason, Stage
 
 KEYS = st.sampled_from(["k1", "k2"])
@@ -97,3 +97,12 @@ def test_the_table_says_what_runs_and_why() -> None:
     assert str(planned) == "1 new, 1 changed, 1 exhausted"
     assert "| changed | 1 | yes | made from something else than now | b |" in planned.markdown()
     assert "| exhausted | 1 | no | failed too often; `rerun` tries again | c |" in planned.markdown()
+
+
+def test_a_plan_of_captions_says_what_runs_and_why() -> None:
+    idle = TextPlan(distinct=3, new=0, done=2, refused=1)
+    assert (idle.todo, idle.text()) == (0, "nothing to do, 2 done, 1 refused")
+    due = TextPlan(distinct=5, new=2, retryable=1, done=2)
+    assert (due.todo, due.text()) == (3, "5 captions: 2 new, 1 retryable, 2 done")
+    anew = TextPlan(distinct=1, new=1, done=0, by_others=7).text()
+    assert anew == "1 caption: 1 new; all anew: the 7 texts there are by another encoder, or other weights or settings"

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from dualforce_model.captions import caption_digest
 from dualforce_model.schema import encode_manifest, load_snapshot, manifest_key, read_manifest
 from dualforce_model.shards import pack_shard
 from dualforce_model.storage import Storage
-from dualforce_model.text_features import pack_text, text_key
+from dualforce_model.text_features import pack_text, text_key, text_name
 from tasks.captions import encode_texts
 from tasks.extract import ExtractConfig
 from tasks.extractors.text import TextConfig
@@ -18,10 +19,13 @@ from tasks.ledger import Ledger
 from tasks.ledger_tables import Row
 from tasks.place import Place
 from tasks.policy import Policy
-from tasks.records import Clip, Stage
+from tasks.pool import PoolConfig
+from tasks.records import Clip, FailureClass, Stage
 from tasks.snapshot import SnapshotCandidate, SnapshotError, SplitConfig, build_snapshot, diff_snapshots
 from tasks.snapshotting import SnapshotView, candidates
-from tasks.texts import TextError
+from tasks.stages import StageConfig
+from tasks.text_notes import FAILED, REFUSED, Refusal, TextFailure, known_texts, note_key, write_note
+from tasks.texts import TextError, remove_damaged
 from tasks.upkeep import collect_garbage, verify_snapshot
 
 POLICY = Policy(name="test")
@@ -140,6 +144,35 @@ def test_gc_keeps_what_a_snapshot_names(store: Storage) -> None:
     assert sorted(store.list("text")) == sorted({text_key(name) for name in names})
 
 
+def test_gc_keeps_notes_of_captions_that_a_next_build_asks_for(store: Storage) -> None:
+    built(store, told(store))
+    asked, gone, other = (text_name(*which) for which in ((FINGERPRINT, "odd"), (FINGERPRINT, "?"), (OTHER, "odd")))
+    for name in (asked, gone, other):
+        write_note(store, name, Refusal(caption="x", why="y"))
+    broken = text_name(FINGERPRINT, "broken")
+    write_note(store, broken, TextFailure(caption="broken", failure=FailureClass.BUG, traceback="t"))
+    captions = {caption_digest(caption) for caption in ("odd", "broken")}
+    assert collect_garbage(store, (), captions).keys == (), "what is young may be about to be named"
+    idle = sorted(note_key(REFUSED, name) for name in (gone, other))
+    assert sorted(collect_garbage(store, (), captions, older_than_s=-1.0).keys) == idle
+    assert sorted(collect_garbage(store, (), captions, dry_run=False, older_than_s=-1.0).keys) == idle
+    assert store.list(REFUSED) + store.list(FAILED) == [note_key(REFUSED, asked), note_key(FAILED, broken)]
+    assert collect_garbage(store, (), (), older_than_s=-1.0).keys == (
+        note_key(REFUSED, asked),
+        note_key(FAILED, broken),
+    )
+
+
+def test_damaged_texts_are_removed_and_others_stay(store: Storage) -> None:
+    man, woman, _ = told(store)
+    store.write(text_key(man), store.read(text_key(man))[:-1] + b"x")
+    found = dict[str, str]()
+    gone = text_name(FINGERPRINT, "gone")
+    assert remove_damaged(store, {man, woman, gone}, found.__setitem__) == {man}
+    assert found == {man: "lost", woman: "sound", gone: "missing"}
+    assert store.list("text") == [text_key(woman)]
+
+
 def test_a_manifest_with_text_comes_back(store: Storage) -> None:
     snapshot = load_snapshot(store, built(store, told(store)))
     rows = read_manifest(store, snapshot)
@@ -194,16 +227,20 @@ def test_captions_of_clips_that_pass_are_encoded_once_and_candidates_name_them(
     config = ExtractConfig(text=TextConfig(encoder=choice, prompt="a person is talking"))
     assert config.text is not None
     policy = str(Path(place.home) / "alone.yaml")
-    summary = encode_texts(place, policy, config, config.text)
+    pool, stage = PoolConfig(engine="local", workers=1), StageConfig(attempts=1)
+    summary = encode_texts(place, policy, config, pool, stage)
     assert (summary.distinct, summary.made) == (2, 2)  # a man, and the prompt; what is dropped is not encoded
-    assert encode_texts(place, policy, config, config.text).made == 0
+    assert encode_texts(place, policy, config, pool, stage).made == 0
     store = Storage(place.store_url)
     with Ledger(place.ledger_url) as ledger:
         from tasks.accounting import AcrossClips
         from tasks.policy import load_policy
 
         across = AcrossClips(ledger, "mine", load_policy(policy))
-        named = {each.clip.clip_id: each.text for each in candidates(ledger, "mine", config, across)}
+        texts = known_texts(place, config)
+        named = {each.clip.clip_id: each.text for each in candidates(ledger, "mine", config, across, texts)}
+        offered = candidates(ledger, "mine", config, across, texts, failed={"a"})
+        assert [each.clip.clip_id for each in offered] == ["b", "c", "d"]
         silent = [each.text for each in candidates(ledger, "mine", ExtractConfig(), across)]
     assert silent == [None] * 4
     assert named["a"] == named["b"] != named["c"]

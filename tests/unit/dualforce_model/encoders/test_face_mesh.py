@@ -18,6 +18,7 @@ from dualforce_model.encoders.face_mesh import (
     FaceMesh,
     FaceMeshConfig,
     Look,
+    LooksAtHand,
     followed,
 )
 from dualforce_model.pretrained import DamagedWeightsError, MissingWeightsError
@@ -66,6 +67,27 @@ def test_weights_that_are_not_there_or_damaged(tmp_path: Path) -> None:
         (tmp_path / "face_landmarker.task").write_bytes(content)
         with pytest.raises(DamagedWeightsError, match=str(tmp_path)):
             FaceMesh(FaceMeshConfig(weights=tmp_path)).load()
+
+
+def test_frames_that_are_still_held_are_looked_at_once() -> None:
+    looks = LooksAtHand()
+    asked: list[str] = []
+
+    def seen(frames: np.ndarray, how: str = "so") -> list[Look | None]:
+        return looks(frames, how, lambda: asked.append(how) or [look(len(asked))])
+
+    frames = np.zeros((2, 4, 4, 3), np.uint8)
+    first = seen(frames)
+    assert seen(frames) is first
+    seen(frames, "otherwise")
+    assert asked == ["so", "otherwise"]
+    frames[1, 2] = 7  # written over: another clip
+    assert seen(frames) is not first
+    assert seen(frames[::2]) is not seen(frames.copy())
+    assert asked == ["so", "otherwise", "so", "so", "so"]
+    assert len(looks) == 1
+    del frames
+    assert len(looks) == 0
 
 
 # ------------------------------------------------------------------------------------------------ the package itself

@@ -18,6 +18,8 @@ from dualforce_model.encoders import Landmarking, LivePortraitConfig, LivePortra
 from dualforce_model.encoders.base import NoFaceError
 from dualforce_model.encoders.liveportrait import DRIVING, LP70, LP128, face_square
 from dualforce_model.encoders.liveportrait.crops import Square
+from dualforce_model.encoders.liveportrait.layouts import lp70_motion, lp128_motion
+from dualforce_model.encoders.liveportrait.motion import Motion, rotation
 from dualforce_model.encoders.liveportrait.points import (
     DenseLandmarks,
     FirstLandmarks,
@@ -27,7 +29,7 @@ from dualforce_model.encoders.liveportrait.points import (
     gapless,
     mesh_landmarks,
 )
-from dualforce_model.encoders.structure import layout_of, measure
+from dualforce_model.encoders.structure import FaceSquare, layout_of, measure
 from dualforce_model.pretrained import DamagedWeightsError, MissingWeightsError
 from tests.unit.dualforce_model.encoders.landmark_nets import (
     face_points,
@@ -94,6 +96,37 @@ def clip(places: Places) -> np.ndarray:
 
 def middle(place: tuple[int, int]) -> np.ndarray:
     return (np.array(place) + 0.5) * CELL
+
+
+@given(
+    st.sampled_from(["lp70", "lp128"]),
+    st.tuples(st.floats(50, 200), st.floats(50, 200), st.floats(40, 300)),
+    st.tuples(st.floats(50, 200), st.floats(50, 200), st.floats(40, 300)),
+    st.integers(0, 2**32 - 1),
+)
+def test_rows_told_in_another_square_draw_the_same_points(
+    layout: str, own: tuple[float, ...], other: tuple[float, ...], seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    table, motion_of = {"lp70": (LP70, lp70_motion), "lp128": (LP128, lp128_motion)}[layout]
+    rows = draw.normal(0, 0.3, (3, table.num_entries)).astype(np.float32)
+    canonical = draw.normal(0, 0.3, 63).astype(np.float32)
+    encoder = LivePortraitStructure.__new__(LivePortraitStructure)  # no weights are needed to calculate
+    encoder._config = LivePortraitConfig.model_construct(layout=layout)
+    told_in, wanted = FaceSquare(*own), FaceSquare(*other)
+    moved = encoder.in_square(rows, told_in, wanted)
+    points = [
+        np.array([square.x, square.y]) + square.side / 2 * drawn(motion_of(each, canonical))
+        for each, square in ((rows, told_in), (moved, wanted))
+    ]
+    np.testing.assert_allclose(points[1], points[0], atol=1e-2)
+    np.testing.assert_array_equal(encoder.in_square(rows, told_in, told_in), rows)
+
+
+def drawn(motion: Motion) -> np.ndarray:
+    """Where the net's own renderer has the key points, in units of half the square's side."""
+    turned = np.einsum("tij,tjk->tik", motion.kp, rotation(motion.degrees)) + motion.exp
+    return np.asarray(motion.scale[:, None] * turned + motion.t[:, None])[..., :2]
 
 
 # ------------------------------------------------------------------------------------------------------ landmarks
