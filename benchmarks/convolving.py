@@ -4,7 +4,7 @@ Imported by the workers of `benchmarks.extraction` and `changing`, so it knows n
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,12 @@ class Costly:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+    gains = False  # crops come one by one: each costs the same
+
+    def many(self, crops: Sequence[CropMedia]) -> list[Feature]:
+        """The feature of each crop."""
+        return [self(crop) for crop in crops]
 
     def __call__(self, crop: CropMedia) -> Feature:
         """The inner extractor's feature."""

@@ -21,7 +21,7 @@ from dualforce_model.diffusion.noise import keyed_generator
 from dualforce_model.errors import InputError
 from dualforce_model.manifests import read_manifest
 from dualforce_model.schema import SchemaError, SnapshotRow, Split, TensorStatistics, load_snapshot, specs_among
-from dualforce_model.shards import Rows, read_feature, read_rows, tensor_entry
+from dualforce_model.shards import Wanted, read_feature, read_rows, tensor_entry
 from dualforce_model.storage import Storage
 from dualforce_model.text_features import TextFeatures, pad_text
 
@@ -148,11 +148,11 @@ class SnapshotDataset:
 
     def _shown(self, row: SnapshotRow, reference: int) -> _Shown:
         """Which picture the window shows as step 0."""
-        asked = {"video": Rows(row.features["video"], "reference_frames")}
+        asked = {"video": Wanted(row.features["video"], "reference_frames")}
         if self._has("structure", "reference_frames"):
-            asked["structure"] = Rows(row.features["structure"], "reference_frames")
+            asked["structure"] = Wanted(row.features["structure"], "reference_frames")
         if "reference" in self.modalities:
-            asked["reference"] = Rows(row.features["reference"], "frames")
+            asked["reference"] = Wanted(row.features["reference"], "frames")
         known = {name: rows.tolist() for name, rows in zip(asked, self._read(list(asked.values())), strict=True)}
         frame = known["video"][reference]
         for modality, frames in known.items():
@@ -164,34 +164,34 @@ class SnapshotDataset:
         places = {modality: frames.index(frame) for modality, frames in known.items()}
         return _Shown(frame, {**places, "video": reference})
 
-    def _wanted(self, row: SnapshotRow, start: int, stop: int, shown: _Shown) -> dict[str, Rows]:
+    def _wanted(self, row: SnapshotRow, start: int, stop: int, shown: _Shown) -> dict[str, Wanted]:
         """All that a window consists of, besides its text; `<name> 0` is of step 0, a picture, alone."""
         frames = clock.frames_of_step(start).start, clock.frames_of_step(stop - 1).stop
         wanted = {
             "references": self._picture(row, "video", "references", shown),
-            "latents": Rows(row.features["video"], "latents", start, stop),
+            "latents": Wanted(row.features["video"], "latents", start, stop),
         }
         for modality, name in (("structure", "motion"), ("flame", "parameters")):
             if modality in self.modalities:
                 wanted[f"{name} 0"] = self._of_picture(row, modality, name, shown)
-                wanted[name] = Rows(row.features[modality], name, *frames)
+                wanted[name] = Wanted(row.features[modality], name, *frames)
         if self._has("structure", "canonical"):
             wanted["canonical"] = self._of_picture(row, "structure", "canonical", shown)
         if "audio" in self.modalities:
-            wanted["tokens"] = Rows(row.features["audio"], "tokens", *map(clock.num_audio_tokens, frames))
+            wanted["tokens"] = Wanted(row.features["audio"], "tokens", *map(clock.num_audio_tokens, frames))
         if "reference" in self.modalities:
             wanted["features"] = self._picture(row, "reference", "features", shown)
         return wanted
 
-    def _of_picture(self, row: SnapshotRow, modality: str, name: str, shown: _Shown) -> Rows:
+    def _of_picture(self, row: SnapshotRow, modality: str, name: str, shown: _Shown) -> Wanted:
         """A row of the picture: as measured alone, where the data set has that, else the clip's row of its frame."""
         if modality in shown.places and self._has(modality, f"reference_{name}"):
             return self._picture(row, modality, f"reference_{name}", shown)
-        return Rows(row.features[modality], name, shown.frame, shown.frame + 1)
+        return Wanted(row.features[modality], name, shown.frame, shown.frame + 1)
 
-    def _picture(self, row: SnapshotRow, modality: str, name: str, shown: _Shown) -> Rows:
+    def _picture(self, row: SnapshotRow, modality: str, name: str, shown: _Shown) -> Wanted:
         place = shown.places[modality]
-        return Rows(row.features[modality], name, place, place + 1)
+        return Wanted(row.features[modality], name, place, place + 1)
 
     def _has(self, modality: str, name: str) -> bool:
         return modality in self.modalities and name in self.snapshot.modalities[modality].tensors
@@ -235,7 +235,7 @@ class SnapshotDataset:
 
     # --------------------------------------------------------------------------------------------------- reading
 
-    def _read(self, wanted: Sequence[Rows]) -> list[np.ndarray]:
+    def _read(self, wanted: Sequence[Wanted]) -> list[np.ndarray]:
         """These rows, asked of the store together."""
         if not self._kept:
             return read_rows(self._store, wanted)

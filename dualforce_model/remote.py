@@ -5,7 +5,8 @@ object stores have no rename and need none. Listings are never remembered, for o
 address of a server of one's own come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`), not from URLs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import fsspec
@@ -33,13 +34,7 @@ class RemoteObjects:
         """
         filesystem, root = self._open()
         asked = [part for part in ranges if part.length]  # of nothing, S3 would send the whole object
-        found = filesystem.cat_ranges(
-            [_path(root, part.key) for part in asked],
-            [part.start for part in asked],
-            [part.start + part.length for part in asked],
-            on_error="return",
-        )
-        answers = iter([_part(filesystem, root, *pair) for pair in zip(asked, found, strict=True)])
+        answers = iter(_past_the_end(filesystem, root, asked, _asked(filesystem, root, asked)))
         return [next(answers) if part.length else np.empty(0, np.uint8) for part in ranges]
 
     def write(self, key: str, data: bytes) -> None:
@@ -81,19 +76,41 @@ class RemoteObjects:
         return filesystem, str(root).rstrip("/")
 
 
-def _part(
-    filesystem: Any, root: str, asked: ByteRange, found: bytes | Exception
-) -> UInt8[np.ndarray, " n"] | Exception:
-    """What a store said of one part: a range past the end is an error to S3, to memory it is not."""
-    if isinstance(found, bytes):
-        return np.frombuffer(bytearray(found), np.uint8)
-    if not isinstance(found, OSError) or isinstance(found, FileNotFoundError):
-        return found
+def _asked(filesystem: Any, root: str, asked: Sequence[ByteRange]) -> list[Any]:
+    """What a file system says of each part, or what it raises of it."""
+    spans = [(_path(root, part.key), part.start, part.start + part.length) for part in asked]
     try:
-        past = asked.start >= int(filesystem.info(_path(root, asked.key))["size"])
-    except Exception as error:  # the caller says which object it was
+        paths, starts, ends = ([span[place] for span in spans] for place in range(3))
+        return list(filesystem.cat_ranges(paths, starts, ends, on_error="return"))
+    except Exception:  # some fail over all of them where one cannot be read: the others have nothing to do with it
+        return [_answer(partial(filesystem.cat_file, path, start=start, end=end)) for path, start, end in spans]
+
+
+def _answer(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except Exception as error:
         return error
-    return np.empty(0, np.uint8) if past else found
+
+
+def _past_the_end(
+    filesystem: Any, root: str, asked: Sequence[ByteRange], found: Sequence[Any]
+) -> list[UInt8[np.ndarray, " n"] | Exception]:
+    """The parts. One past the end of its object is an error to S3, to memory it is not: an object is asked for its size
+    once. Where it does not say, the error stands.
+    """
+    sizes: dict[str, Any] = {}
+    parts: list[np.ndarray | Exception] = []
+    for part, said in zip(asked, found, strict=True):
+        if isinstance(said, OSError) and not isinstance(said, FileNotFoundError):
+            if part.key not in sizes:
+                sizes[part.key] = _answer(partial(filesystem.info, _path(root, part.key)))
+            info = sizes[part.key]
+            past = not isinstance(info, Exception) and part.start >= int(info["size"])
+            parts.append(np.empty(0, np.uint8) if past else said)
+        else:
+            parts.append(said if isinstance(said, Exception) else np.frombuffer(bytearray(said), np.uint8))
+    return parts
 
 
 def _path(root: str, key: str) -> str:

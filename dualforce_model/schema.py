@@ -133,9 +133,19 @@ def check_feature(modality: str, clip_id: str, feature: Mapping[str, np.ndarray]
             )
         if not np.isfinite(array).all():
             raise SchemaError(f"{clip_id}: {modality}/{spec.name} holds NaN or infinity; the extractor is at fault")
+    alone = [name for name in feature if name.startswith("reference_")]
+    if modality == "structure" and alone and sorted(alone) != sorted(_measured_alone(feature)):
+        raise SchemaError(
+            f"{clip_id}: structure has {sorted(alone)}, expected {sorted(_measured_alone(feature))} or none"
+        )
     counted = {feature[spec.name].shape[0] for spec in specs if spec.rows == "references"}
     if len(counted) > 1:
         raise SchemaError(f"{clip_id}: {modality} has reference arrays of {sorted(counted)} rows, expected one number")
+
+
+def _measured_alone(feature: Mapping[str, np.ndarray]) -> list[str]:
+    """What structure has of pictures alone, where it has any: all that it has of every frame, and which they are."""
+    return ["reference_frames", *(f"reference_{name}" for name in ("motion", "canonical") if name in feature)]
 
 
 def check_shapes(modality: str, clip_id: str, num_frames: int, shapes: Mapping[str, tuple[int, ...]]) -> None:

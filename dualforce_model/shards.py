@@ -146,7 +146,7 @@ def _header_hash(header: bytes) -> str:
 # -------------------------------------------------------------------------------------------------------- reading
 
 
-class Rows(NamedTuple):
+class Wanted(NamedTuple):
     """Leading rows start..stop of one array of a feature; all by default."""
 
     ref: FeatureRef
@@ -158,12 +158,12 @@ class Rows(NamedTuple):
 def read_feature(
     store: Storage, ref: FeatureRef, name: str, start: int | None = None, stop: int | None = None
 ) -> np.ndarray:
-    """Rows start..stop of one array, as `read_rows` reads them."""
-    return read_rows(store, [Rows(ref, name, start, stop)])[0]
+    """Wanted start..stop of one array, as `read_rows` reads them."""
+    return read_rows(store, [Wanted(ref, name, start, stop)])[0]
 
 
-def read_rows(store: Storage, asked: Sequence[Rows]) -> list[np.ndarray]:
-    """Rows of some arrays, each read as one range and checked block by block; they may be written to.
+def read_rows(store: Storage, asked: Sequence[Wanted]) -> list[np.ndarray]:
+    """Wanted of some arrays, each read as one range and checked block by block; they may be written to.
 
     Asked for together they cost less: a file is opened once, an object store is asked for all of them at once.
     Raises IndexError for rows that are not there (nothing is clipped), DamagedShardError for wrong bytes.
@@ -189,7 +189,7 @@ class _Span(NamedTuple):
         return self.entry.start + self.low * row_bytes, (self.high - self.low) * row_bytes
 
 
-def _span(store: Storage, rows: Rows) -> _Span:
+def _span(store: Storage, rows: Wanted) -> _Span:
     ref, name, start, stop = rows
     entry = tensor_entry(store, ref, name)
     length, block = entry.shape[0], entry.block_rows
@@ -199,7 +199,7 @@ def _span(store: Storage, rows: Rows) -> _Span:
     return _Span(entry, first, last, first // block * block, min(-(-last // block) * block, length))
 
 
-def _proven(store: Storage, rows: Rows, span: _Span, data: UInt8[np.ndarray, " n"]) -> np.ndarray:
+def _proven(store: Storage, rows: Wanted, span: _Span, data: UInt8[np.ndarray, " n"]) -> np.ndarray:
     """The rows out of their blocks, once every block hashes to what it must."""
     entry, first, last, low, high = span
     wanted = entry.crc32c[low // entry.block_rows * 4 :]

@@ -242,7 +242,8 @@ class Storage:
             check_key(key)
             if start < 0 or length < 0:
                 raise InputError(f"{key}: cannot read {length} bytes from {start}")
-        parts = read_files(str(self._root), ranges) if self._root is not None else self._remote.read_ranges(ranges)
+        with self._naming(""):
+            parts = read_files(str(self._root), ranges) if self._root is not None else self._remote.read_ranges(ranges)
         found = [self._found(part, asked.key) for part, asked in zip(parts, ranges, strict=True)]
         for part, (key, start, length) in zip(found, ranges, strict=True):
             if len(part) != length:

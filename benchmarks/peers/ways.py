@@ -73,7 +73,7 @@ class OurStore(Way):
 
     def open(self, folder: Path) -> Reader:
         from dualforce_model.schema import FeatureRef
-        from dualforce_model.shards import Rows, read_rows
+        from dualforce_model.shards import Wanted, read_rows
         from dualforce_model.storage import Storage
 
         store = Storage(str(folder))
@@ -83,7 +83,7 @@ class OurStore(Way):
         def read(pick: Pick) -> Arrays:
             clip = refs[pick.clip]
             asked = [(name, clip[modality], array, rows_of(name, pick)) for name, modality, array in places]
-            found = read_rows(store, [Rows(ref, array, rows.start, rows.stop) for _, ref, array, rows in asked])
+            found = read_rows(store, [Wanted(ref, array, rows.start, rows.stop) for _, ref, array, rows in asked])
             return dict(zip(SHAPES[self.size], found, strict=True))
 
         return read

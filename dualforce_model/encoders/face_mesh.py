@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -72,6 +73,7 @@ class FaceMesh:
         self.config = config or FaceMeshConfig()
         self.path = WEIGHTS.find(self.config.weights)
         self._content: bytes | None = None
+        self._content_digest = ""
 
     @property
     def weights_digest(self) -> str:
@@ -82,7 +84,7 @@ class FaceMesh:
         """Read the model and see that it opens. Raises DamagedWeightsError, or ConfigError where the library fails."""
         content = WEIGHTS.read(self.path)
         _open(content, self.path, self.config.min_score).close()
-        self._content = content
+        self._content, self._content_digest = content, sha256(content).hexdigest()
 
     def track(self, frames: UInt8[np.ndarray, "T H W 3"]) -> MeshTrack:
         """The mesh of every RGB frame, at 25 a second; one picture is a clip of one frame.
@@ -91,7 +93,8 @@ class FaceMesh:
         """
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
             raise ValueError(f"frames are {frames.dtype} {frames.shape}: expected uint8 [T, H, W, 3] with T >= 1")
-        how = f"{self.weights_digest} {self.config.min_score}"
+        assert self._content is not None, "load() comes first"
+        how = f"{self._content_digest} {self.config.min_score}"
         return followed(_LOOKS(frames, how, partial(self._look, frames)), self.config.min_seen)
 
     def _look(self, frames: UInt8[np.ndarray, "T H W 3"]) -> list["Look | None"]:

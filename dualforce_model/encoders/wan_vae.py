@@ -74,7 +74,7 @@ class WanVae(PublishedEncoder):
                 "frames"
             )
         self._stride = stride
-        self._batch = BatchSize(self._config.batch_clips)
+        self._batches = {alone: BatchSize(self._config.batch_clips) for alone in (False, True)}
 
     @property
     def config(self) -> WanVaeConfig:
@@ -102,7 +102,14 @@ class WanVae(PublishedEncoder):
         """
         for frames in clips:
             self._check_frames(frames)
-        return in_like_batches(self._batch, self._together, clips, lambda each: (len(each) == 1, each.shape[1:]))
+        found: dict[int, np.ndarray] = {}
+        for alone, size in self._batches.items():
+            places = [place for place, frames in enumerate(clips) if (len(frames) == 1) is alone]
+            said = in_like_batches(
+                size, self._together, [clips[place] for place in places], lambda each: each.shape[1:]
+            )
+            found.update(zip(places, said, strict=True))
+        return [found[place] for place in range(len(clips))]
 
     def encode_image(self, image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "C h w"]:
         """Latent of one picture alone, equal to step 0 of a clip that begins with it."""

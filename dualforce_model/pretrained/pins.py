@@ -65,14 +65,17 @@ class Pins(Frozen):
 def pinned_digest(path: Path, stamp: Stamp) -> str | None:
     """SHA-256 of a file that is as it was when a pull or check read it: the largest take half a minute to read anew.
 
-    None where nobody knows, or where the list is none: `dualforce weights check` says so, and the file is read.
+    None, and the file has to be read, where nobody knows, where the list cannot be read (`dualforce weights check` says
+    so), and where nothing tells when the file was changed.
     """
+    if not stamp.mtime_ns:
+        return None
     for folder in list(path.parents)[:FOLDERS_UP]:
         if not (folder / PINS_NAME).is_file():
             continue
         try:
             pin = Pins.read(folder).files.get(path.relative_to(folder).as_posix())
-        except InputError:
+        except (InputError, OSError):
             return None
         return pin.sha256 if pin is not None and pin.seen == stamp else None
     return None

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
+from dualforce_model.encoders.base import NoFaceError
 from dualforce_model.encoders.liveportrait.landmarks import eyes_and_lips
 
 PICTURE_PX = 256
@@ -42,7 +43,7 @@ class Square(NamedTuple):
 
 
 def face_square(points: Float[np.ndarray, "n 2"], form: CropForm) -> Square:
-    """The square of one picture's 68, 106 or 203 landmarks. Raises ValueError for others, or without extent."""
+    """The square of one picture's 68, 106 or 203 landmarks. Raises ValueError for others, NoFaceError for one point."""
     eyes, lips = eyes_and_lips(points)
     length = float(np.linalg.norm(lips - eyes))
     down = (lips - eyes) / length if length > NO_AXIS_PX else np.array([0.0, 1.0])
@@ -52,7 +53,7 @@ def face_square(points: Float[np.ndarray, "n 2"], form: CropForm) -> Square:
     least, most = along.min(axis=0), along.max(axis=0)
     side = float((most - least).max()) * form.scale
     if side < 1:
-        raise ValueError(f"landmarks span {side / form.scale:g} px, nearly one point: expected those of a face")
+        raise NoFaceError(f"landmarks span {side / form.scale:g} px, nearly one point: expected those of a face")
     across, downwards = (least + most) / 2
     x, y = middle + right * across + down * (downwards + form.shift * side)
     return Square(float(x), float(y), side, float(np.arctan2(right[1], right[0])) if form.turned else 0.0)

@@ -142,6 +142,17 @@ def test_a_file_that_a_pull_or_check_has_seen_as_it_is_is_not_read_again(
     (tmp_path / PINS_NAME).write_text("no list")
     os.utime(inside, ns=(2, 2))
     assert weights_digest("vae", inside) == sha256(b"others!").hexdigest()
+    monkeypatch.setattr(Pins, "read", denied)
+    os.utime(inside, ns=(3, 3))
+    assert weights_digest("vae", inside) == sha256(b"others!").hexdigest()
+    monkeypatch.undo()
+    os.utime(inside, ns=(0, 0))  # a file system that keeps no times
+    Pins().with_(tmp_path, "vae/model.safetensors", pin.model_copy(update={"seen": Stamp.of(inside)}))
+    assert weights_digest("vae", inside) == sha256(b"others!").hexdigest()
+
+
+def denied(folder: Path) -> Pins:
+    raise PermissionError(13, "denied", str(folder))
 
 
 def test_errors_are_the_callers_to_mend() -> None:

@@ -139,6 +139,17 @@ def test_key_points_at_rest_are_optional_and_one_row_of_every_frame() -> None:
         check_feature("structure", "c", {"canonical": known["canonical"]})
 
 
+def test_structure_of_pictures_alone_is_whole_or_not_there() -> None:
+    rest = {"canonical": np.zeros((5, 63), np.float32)}
+    frames = {"reference_frames": np.arange(2, dtype=np.int32)}
+    motion = {"reference_motion": np.zeros((2, 70), np.float32)}
+    check_feature("structure", "c", structure(**frames, **motion))
+    check_feature("structure", "c", structure(**rest, **frames, **motion, reference_canonical=rest["canonical"][:2]))
+    for torn in ({**frames}, {**motion}, {**rest, **frames, **motion}):
+        with pytest.raises(SchemaError, match=r"expected \[.*reference_motion'\] or none"):
+            check_feature("structure", "c", structure(**torn))
+
+
 def test_head_round_trip_and_every_damaged_byte() -> None:
     good = encode_head(head())
     assert decode_head(good, "here") == head()

@@ -16,7 +16,7 @@ from dualforce_model.schema import Feature, FeatureRef, SchemaError
 from dualforce_model.shards import (
     DamagedShardError,
     HeaderCache,
-    Rows,
+    Wanted,
     cached_header,
     load_feature,
     pack_shard,
@@ -170,7 +170,7 @@ def test_rows_asked_for_together_are_one_question_and_those_of_one_by_one(
     store: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref = pack(store, "a", steps=20)["a"]
-    wanted = [Rows(ref, "latents", 3, 17), Rows(ref, "reference_frames"), Rows(ref, "references", 2, 3)]
+    wanted = [Wanted(ref, "latents", 3, 17), Wanted(ref, "reference_frames"), Wanted(ref, "references", 2, 3)]
     one_by_one = [read_feature(store, *rows) for rows in wanted]
     asked = spied(monkeypatch)
     for found, alone in zip(read_rows(store, wanted), one_by_one, strict=True):
@@ -197,7 +197,7 @@ def test_a_damaged_part_among_good_ones_is_named(store: Storage) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[tensor_entry(store, refs["b"], "references").start] ^= 1
     path.write_bytes(damaged)
-    wanted = [Rows(refs["a"], "references"), Rows(refs["b"], "latents"), Rows(refs["b"], "references")]
+    wanted = [Wanted(refs["a"], "references"), Wanted(refs["b"], "latents"), Wanted(refs["b"], "references")]
     assert len(read_rows(store, wanted[:2])) == 2
     with pytest.raises(DamagedShardError, match="b/references are damaged"):
         read_rows(store, wanted)

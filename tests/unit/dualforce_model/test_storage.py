@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -204,6 +205,35 @@ def test_parts_of_several_objects_come_in_their_order(store: Storage) -> None:
         store.read_ranges([*ranges, ByteRange("nothing/here", 0, 1)])
     with pytest.raises(InputError, match=r"\.\."):
         store.read_ranges([ByteRange("../b", 0, 1)])
+
+
+def test_a_file_system_that_fails_as_a_whole_is_asked_part_by_part(tmp_path: Path) -> None:
+    Storage(f"memory://{tmp_path}").write("there", b"123")
+    store = Storage(f"simplecache::memory://{tmp_path}")
+    assert store.read_range("there", 1, 2) == b"23"
+    with pytest.raises(MissingKeyError, match="nowhere"):
+        store.read_ranges([ByteRange("there", 0, 1), ByteRange("nowhere", 0, 1)])
+
+
+def test_a_failing_store_is_asked_for_a_size_once_and_its_own_error_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Storage(f"memory://{tmp_path}")
+    sizes: list[str] = []
+
+    def failing(self: MemoryFileSystem, path: str, *_: object, **__: object) -> bytes:
+        raise PermissionError(errno.EACCES, "not yours", path)
+
+    def counting(self: MemoryFileSystem, path: str, **_: object) -> dict[str, object]:
+        sizes.append(path)
+        raise OSError(errno.EIO, "no answer")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", failing)
+    monkeypatch.setattr(MemoryFileSystem, "info", counting)
+    with pytest.raises(StorageError) as caught:
+        store.read_ranges([ByteRange("a", start, 1) for start in range(5)])
+    assert caught.value.errno == errno.EACCES
+    assert len(sizes) == 1
 
 
 def test_a_part_that_the_system_hands_over_in_pieces_is_whole(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The mesh through a clip: what fills its gaps, what it refuses, and what its package does on real pictures."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from skimage import data
 
 from dualforce_model.config import ConfigError
+from dualforce_model.encoders import face_mesh
 from dualforce_model.encoders.base import NoFaceError
 from dualforce_model.encoders.face_mesh import (
     BLENDSHAPES,
@@ -111,6 +113,28 @@ def clip() -> np.ndarray:
     frames = np.stack([np.roll(portrait, 4 * index, axis=1) for index in range(8)])
     frames[4:6] = 0
     return frames
+
+
+def test_encoders_that_ask_for_the_same_mesh_share_a_look(
+    mesh: FaceMesh, clip: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(mesh.path, tmp_path / mesh.path.name)
+    other = FaceMesh(FaceMeshConfig(weights=tmp_path, min_seen=0.9))
+    other.load()
+    (tmp_path / mesh.path.name).unlink()  # what was loaded counts, not what lies there by now
+    opened: list[Path] = []
+    opening = face_mesh._open
+    monkeypatch.setattr(
+        face_mesh, "_open", lambda content, path, score: opened.append(path) or opening(content, path, score)
+    )
+    frames = clip[:3].copy()
+    first, second = mesh.track(frames), other.track(frames)
+    np.testing.assert_array_equal(first.points, second.points)
+    assert opened == [mesh.path]
+    mesh.track(frames.copy())
+    assert opened == [mesh.path] * 2
+    with pytest.raises(NoFaceError, match="expected one in 90% or more"):
+        other.track(clip)
 
 
 def test_a_portrait_is_followed(mesh: FaceMesh, clip: np.ndarray) -> None:

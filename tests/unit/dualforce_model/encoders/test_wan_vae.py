@@ -79,7 +79,7 @@ def test_clips_of_one_size_share_passes_until_each_is_at_its_end(sized: tuple[Wa
     alone = [codec.encode(frames) for frames in clips]
     sizes = make_scarce(codec.net.encoder, len(clips))
     together = codec.many(clips)
-    assert sizes == [2, 2, 1, 2, 1, 1, 1], "two clips, of which one goes on; two pictures; one clip of another size"
+    assert sizes == [2, 2, 1, 1, 1, 1, 2], "two clips, of which one goes on; one clip of another size; two pictures"
     for found, expected in zip(together, alone, strict=True):
         assert found.shape == expected.shape
         assert found.dtype == np.float32
@@ -93,7 +93,7 @@ def test_clips_and_pictures_that_do_not_fit_are_halved(tmp_path: Path) -> None:
     sizes = make_scarce(codec.net.encoder, 2)
     for found, expected in zip(codec.many(clips), whole, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert sizes == [1, 1, 1, 1, 1, 1, 1, 1, 1], "three do not fit, and half of three is one"
+    assert sizes == [1] * 9, "three do not fit, and half of three is one: a picture alone, two passes of a clip"
     make_scarce(codec.net.encoder, 0)
     with pytest.raises(torch.OutOfMemoryError, match="no room for 1"):
         codec.many(clips)

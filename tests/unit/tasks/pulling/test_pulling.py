@@ -16,7 +16,8 @@ import pytest
 
 from dualforce_model.errors import BusyError, InputError
 from dualforce_model.pretrained import Archive, PublishedFile, Weights, weights_digest
-from dualforce_model.pretrained.pins import PINS_NAME, Pins
+from dualforce_model.pretrained.pins import PINS_NAME, Pin, Pins
+from dualforce_model.stamp import Stamp
 from tasks.archives import ArchiveError
 from tasks.downloads import Downloader, NetworkError, WrongBytesError
 from tasks.process import folder_lock
@@ -543,6 +544,19 @@ def test_a_folder_that_others_keep_is_not_written_to(root: Path, monkeypatch: py
     monkeypatch.setattr("tasks.weight_states.os.access", lambda *_: False)
     assert state_of(weights, root, read=True).state is State.VERIFIED
     assert names(root) == ["yunet/yunet.onnx"]
+
+
+def test_the_pin_of_another_file_does_not_outlive_a_check(root: Path) -> None:
+    """A mirror's file was pinned; the published one was then put in its place by hand."""
+    weights = model("yunet")
+    placed(root, weights, ONE)
+    path = root / "yunet" / "yunet.onnx"
+    other = Pin(sha256=sha256(OTHER), source="a mirror", vouched="first pull", seen=Stamp(num_bytes=1, mtime_ns=1))
+    Pins().with_(root / "yunet", path.name, other)
+    assert state_of(weights, root, read=True).state is State.VERIFIED
+    assert Pins.read(root / "yunet").files[path.name].sha256 == sha256(ONE)
+    assert weights_digest("yunet", path) == sha256(ONE)
+    assert state_of(weights, root).state is State.VERIFIED
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"files": {"a": 1}}', '{"files": {}, "more": 1}'])
