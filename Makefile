@@ -29,8 +29,8 @@ demo: $(VENV)/.core  ## the whole chain on this machine, into runs/demo (OUT=, S
 test: $(VENV)/.dev  ## the fast tests, in as many processes as JOBS says (2)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not slow and not gpu"
 
-test-slow: $(VENV)/.dev  ## the tests that take minutes, in as many processes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadfile --timeout 900 --durations 15 -m "slow and not gpu"
+test-slow: $(VENV)/.dev  ## the tests that take minutes, one by one: each starts processes of its own
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --durations 15 -m "slow and not gpu"
 
 check: $(VENV)/.dev  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
