@@ -82,12 +82,18 @@ def extract(config: ExtractRun, selection: Selection = NOTHING_AGAIN) -> Extract
         captions = None
         if config.extract.text is not None:
             captions = encode_texts(
-                config.place, config.policy, config.extract, config.pool, config.stage, across, selection
+                config.place,
+                config.policy,
+                config.extract,
+                config.pool,
+                config.stage,
+                across,
+                selection,
+                run_id=str(flow_run.id),
             )
+            across = across if captions.idle else None
         snapshot = build_from_ledger(config.place, config.policy, config.extract, config.snapshot, across)
-        spent.idle = not (
-            summary.planned or snapshot.written or (captions is not None and (captions.made or captions.failed))
-        )
+        spent.idle = not (summary.planned or snapshot.written or (captions is not None and not captions.idle))
     tables = "\n\n".join([stage_markdown(summary), *([] if captions is None else [captions.markdown()])])
     publish("extract", f"{tables}\n\n```\n{snapshot.text()}\n```", "what encoding came to")
     if summary.done:

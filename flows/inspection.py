@@ -19,7 +19,7 @@ from tasks.ledger_tables import Holding
 from tasks.place import Place
 from tasks.planning import Plan, TextPlan
 from tasks.policy import load_policy
-from tasks.records import FailureClass, Reason, Stage
+from tasks.records import FailureClass, Reason, Stage, last_line
 from tasks.stages import clips, plan_stage
 from tasks.tables import table
 from tasks.text_notes import KnownTexts, known_texts, read_failure, read_refusal, shown
@@ -71,8 +71,7 @@ class CaptionFate(Frozen):
 
     def row(self) -> tuple[str, ...]:
         """Cells of a table."""
-        last_line = (self.why.strip().splitlines() or [""])[-1]
-        return shown(self.caption), self.outcome, self.failure or "", last_line
+        return shown(self.caption), self.outcome, self.failure or "", last_line(self.why, self.failure)
 
 
 class FailureReport(Frozen):
@@ -91,8 +90,8 @@ class FailureReport(Frozen):
             parts.append(table(("caption", "outcome", "why", "said"), rows))
             parts.append("clips are told the prompt where their caption was refused, and left out where it failed")
         if with_traceback:
-            failed = {shown(each.caption): each.why for each in self.captions if each.outcome == "failed"}
-            parts += [f"{name}\n{trace.rstrip()}" for name, trace in (self.tracebacks | failed).items()]
+            failed = [(shown(each.caption), each.why) for each in self.captions if each.outcome == "failed"]
+            parts += [f"{name}\n{trace.rstrip()}" for name, trace in (*self.tracebacks.items(), *failed)]
         return "\n\n".join(parts)
 
     def _clips(self) -> str:
@@ -205,7 +204,8 @@ def _without_text(ledger: Ledger, place: Place, texts: KnownTexts, *, refused: b
     for name in sorted(notes & (said | {texts.names.prompt_name})):
         if name in texts.failed:
             failed = read_failure(texts.store, name)
-            yield CaptionFate(caption=failed.caption, outcome="failed", failure=failed.failure, why=failed.traceback)
-        else:
-            note = read_refusal(texts.store, name)
+            if failed is not None:
+                why = failed.traceback
+                yield CaptionFate(caption=failed.caption, outcome="failed", failure=failed.failure, why=why)
+        elif (note := read_refusal(texts.store, name)) is not None:
             yield CaptionFate(caption=note.caption, outcome="refused", why=note.why)

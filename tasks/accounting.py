@@ -11,10 +11,9 @@ from tasks.duplicates import Likenesses, Twin, duplicates
 from tasks.extract import ExtractConfig, FeatureKeys
 from tasks.ledger import Ledger, Row
 from tasks.policy import Policy, judge
-from tasks.records import FailureClass, Quarantined, Reason, Score, Stage, Temporary
+from tasks.records import FailureClass, Quarantined, Reason, Score, Stage, last_line
 from tasks.text_notes import KnownTexts, TextFailure
 
-TOLD = f"{Temporary.__module__}.{Temporary.__qualname__}: "  # how a traceback ends whose error says it all itself
 Verdict = Quarantined | float  # a drop with its reason, or the weight of a clip that passes
 Outcome = Literal["passed", "quarantined", "failed", "waiting", "done"]
 
@@ -130,13 +129,13 @@ def each_fate(
     """The same one at a time. Of what passed a stage little is held: there may be half a million clips.
 
     Whoever knows how the crops stand under the policy says so, and they are not judged anew. Given what is known of
-    texts, a clip whose caption failed has failed.
+    texts, a clip whose caption failed has failed, and one waits whose caption was never encoded.
     """
     listed: list[str] = []
     children: dict[str, list[str]] = {}
-    untold: dict[str, TextFailure] = {}  # clips whose caption failed
+    untold: dict[str, TextFailure | None] = {}  # clips whose caption failed, or was never encoded
     for clip in ledger.clips(dataset):
-        if texts is not None and (failure := texts.failure(clip)) is not None:
+        if texts is not None and ((failure := texts.failure(clip)) is not None or texts.is_due(clip)):
             untold[clip.clip_id] = failure
         if clip.parent_id is None:
             listed.append(clip.clip_id)
@@ -238,8 +237,10 @@ def _dropped(verdict: Quarantined, thumbnail: str | None) -> Fate:
     )
 
 
-def _untold(fate: Fate, failure: TextFailure) -> Fate:
+def _untold(fate: Fate, failure: TextFailure | None) -> Fate:
     """Fate of a clip that has all but the text of its caption."""
+    if failure is None:
+        return fate.model_copy(update={"outcome": "waiting"})
     return fate.model_copy(
         update={"outcome": "failed", "reason": failure.failure, "measured": f"caption {failure.line()}"}
     )
@@ -259,8 +260,7 @@ def _stored(clip_id: str, stage: Stage, row: Row | None) -> Fate:
             measured=row.detail,
             thumbnail=shown,
         )
-    last_line = row.detail.strip().splitlines()[-1] if row.detail.strip() else ""
-    said = last_line.removeprefix(TOLD).removeprefix(f"{row.failure}: ") if last_line.startswith(TOLD) else last_line
+    said = last_line(row.detail, row.failure)
     return Fate(clip_id=clip_id, stage=stage, outcome="failed", reason=row.failure, measured=said)
 
 

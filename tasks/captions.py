@@ -9,12 +9,13 @@ are left out until it is made. A text that a snapshot names and that is damaged 
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InfrastructureError
@@ -29,8 +30,8 @@ from tasks.planning import TextPlan
 from tasks.policy import load_policy
 from tasks.pool import Job, Pool, PoolConfig, WorkerSpec
 from tasks.progress import Progress
-from tasks.records import Attempt, Clip, Quarantined
-from tasks.shared_pool import shared_pool
+from tasks.records import Attempt, Clip, Quarantined, Stage
+from tasks.shared_pool import dismiss_workers, shared_pool
 from tasks.stages import HALT_AFTER, NOTHING_AGAIN, RETRYABLE, Selection, StageConfig, StageHalted, clips
 from tasks.text_notes import FAILED, REFUSED, KnownTexts, Refusal, TextFailure, drop_notes, noted, write_note
 from tasks.text_worker import TextJob
@@ -47,7 +48,7 @@ class TextSummary(Frozen):
     """What encoding captions came to."""
 
     fingerprint: str
-    distinct: int = Field(ge=0, description="captions that clips have")
+    distinct: int = Field(ge=0, description="captions that clips have, and the prompt where it is said instead")
     there: int = Field(0, ge=0, description="captions that were encoded already")
     made: int = Field(ge=0, description="captions that were encoded")
     refused: int = Field(0, ge=0, description="captions that the encoder makes nothing of; the prompt is said instead")
@@ -57,10 +58,22 @@ class TextSummary(Frozen):
     messages: tuple[str, ...] = Field((), description="why, of the first that were refused or failed in this run")
     traceback: str = Field("", description="of the first that failed")
 
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        total = self.there + self.made + self.refused + sum(self.failed.values())
+        if total != self.distinct:
+            raise ValueError(f"there are {self.distinct} captions but {total} are accounted for")
+        return self
+
+    @property
+    def idle(self) -> bool:
+        """Whether there was nothing to encode."""
+        return not self.made and not self.messages
+
     def text(self) -> str:
         """For people."""
         refused = [f"{self.refused} refused"] if self.refused else []
-        if not self.made and not self.failed and not self.messages:
+        if self.idle:
             return ", ".join(["text: nothing to do", f"{self.there} captions there already", *refused])
         counts = [f"{self.made} captions", *refused]
         counts += [f"{count} failed ({failure})" for failure, count in self.failed.items()]
@@ -131,31 +144,36 @@ def encode_texts(
     stage: StageConfig,
     across: AcrossClips | None = None,
     selection: Selection = NOTHING_AGAIN,
+    *,
+    run_id: str,
 ) -> TextSummary:
-    """Encode the captions of all clips that the policy lets pass.
+    """Encode the captions of all clips that the policy lets pass, under extract's lease: two runs would do all twice.
 
     Whoever has this policy's `across`, and nothing was curated since, gives it: to find duplicates takes long.
     """
     assert extract.text is not None, "whoever has no extract.text encodes no captions"
-    names, policy = TextNames(extract.text), load_policy(policy_path)
-    with Ledger(place.ledger_url, missing="refuse") as ledger:
+    names, policy, store = TextNames(extract.text), load_policy(policy_path), Storage(place.store_url)
+    with (
+        Ledger(place.ledger_url, missing="refuse") as ledger,
+        ledger.lease(place.dataset, Stage.EXTRACT, run_id, stage.lease_wait_s),
+    ):
         judged = verdicts(ledger, place.dataset, policy, across)
         passing = {row.clip_id for row, verdict in judged if not isinstance(verdict, Quarantined)}
         said = captions_of(ledger.clips(place.dataset), passing, names, selection)
-    store = Storage(place.store_url)
-    return encode_captions(store, names, said, text_spec(extract.text, store, names, extract.device), pool, stage)
+        spec = text_spec(extract.text, store, names, extract.device, pool)
+        return encode_captions(store, names, said, spec, pool, stage)
 
 
-def text_spec(config: TextConfig, store: Storage, names: TextNames, device: str) -> WorkerSpec:
+def text_spec(config: TextConfig, store: Storage, names: TextNames, device: str, pool: PoolConfig) -> WorkerSpec:
     """The worker that the pool builds."""
     kwargs = {
         "config": config.model_dump(mode="json"),
         "store": store.url(),
         "fingerprint": names.fingerprint,
         "device": device,
+        "workers": _most_workers(pool, config),
     }
-    size = config.batch_size
-    return WorkerSpec(target="tasks.text_worker:TextWorker", kwargs=kwargs, jobs_per_message=size, jobs_at_once=size)
+    return WorkerSpec(target="tasks.text_worker:TextWorker", kwargs=kwargs, jobs_per_message=config.batch_size)
 
 
 def encode_captions(
@@ -170,32 +188,35 @@ def encode_captions(
     known = KnownTexts(store, names)
     for kind in (REFUSED, FAILED):
         drop_notes(store, noted(store, kind, fingerprint) & known.there)
+    known.drop_unreadable(text_name(fingerprint, caption) for caption in said.clips)
     planned, todo = plan_texts(known, said)
-    idle = TextSummary(
-        fingerprint=fingerprint,
-        distinct=planned.distinct,
-        there=planned.done,
-        made=0,
-        refused=planned.refused,
-        seconds=round(time.monotonic() - begun, 2),
-    )
     if not todo:
-        return idle
+        return TextSummary(
+            fingerprint=fingerprint,
+            distinct=planned.distinct,
+            there=planned.done,
+            made=0,
+            refused=planned.refused,
+            seconds=round(time.monotonic() - begun, 2),
+        )
     with Progress("text", len(todo), "caption") as progress, _workers(pool, names.config, len(todo)) as workers:
         run = TextRun(known, progress)
         run.encode(workers, spec, stage, todo)
-        run.encode_prompt(workers, spec, stage, told=planned.refused > 0)
-    return run.summary(idle, said, time.monotonic() - begun)
+        run.settle(workers, spec, stage, told=planned.refused > 0)
+    return run.summary(planned, said, time.monotonic() - begun)
+
+
+def _most_workers(config: PoolConfig, text: TextConfig) -> int:
+    return min(config.workers, text.workers or config.workers)
 
 
 @contextmanager
 def _workers(config: PoolConfig, text: TextConfig, captions: int) -> Iterator[Pool]:
     """A pool of as many workers as may hold the encoder and have a message to do."""
-    most = min(config.workers, text.workers or config.workers, -(-captions // text.batch_size))
-    with shared_pool(config) as pool:
-        pool().close()  # workers of an earlier stage, which hold memory that the encoder wants
-        with shared_pool(config.model_copy(update={"workers": most})) as own:
-            yield own()
+    most = min(_most_workers(config, text), -(-captions // text.batch_size))
+    dismiss_workers(config)  # of an earlier stage, which hold memory that the encoder wants
+    with shared_pool(config.model_copy(update={"workers": most})) as own:
+        yield own()
 
 
 class TextRun:
@@ -203,48 +224,62 @@ class TextRun:
 
     def __init__(self, known: KnownTexts, progress: Progress) -> None:
         self.known, self.store, self.progress = known, known.store, progress
+        self.there = known.there  # when the run began
         self.captions: dict[str, str] = {}  # by name
         self.made: set[str] = set()
         self.refused: dict[str, Refusal] = {}
         self.failed: dict[str, TextFailure] = {}
         self.spared: set[str] = set()  # whose last failure was systemic: not tried again here, and noted at the end
         self.noted = known.refused | known.failed
+        self.wary = set(known.failed)  # tried when all others are through, each in a message of its own
         self.unsure: list[str] = []  # refused before the encoder made anything: it may be its own fault
-        self.proved = bool(known.there)
+        self.proved = False  # whether it did in this run: what it made before says nothing of it now
         self.in_a_row = 0  # systemic failures without another outcome between them
 
     def encode(self, pool: Pool, spec: WorkerSpec, config: StageConfig, todo: Mapping[str, str]) -> None:
         """All of these captions, then the failed ones again, as often as a stage tries its clips in one run."""
         self.captions |= todo
-        # Long ones first: a batch is filled up to its longest, and what does not fit into memory shows at once.
-        names, wait = sorted(todo, key=lambda name: (-len(todo[name]), todo[name])), config.backoff_s
+        names, wait = list(todo), config.backoff_s
         for again in range(config.attempts):
             if again:
                 self.progress.note(f"{len(names)} failed; trying again in {wait:.0f} s")
                 time.sleep(wait)
                 wait *= 2
-            for attempt in pool.run(spec, self._jobs(names)):
+            for attempt in pool.run(spec, self.jobs(names)):
                 self.take(attempt)
             names = [name for name in names if self._is_worth_another(name)]
             if not names:
                 break
         for name in self.spared & self.failed.keys():
             self._note(name, self.failed[name])
-        if not self.proved:
-            first = self.messages()[0]
-            raise NoTextError(f"none of {len(todo)} captions could be encoded; {first}")
 
-    def encode_prompt(self, pool: Pool, spec: WorkerSpec, config: StageConfig, *, told: bool) -> None:
-        """What clips are told whose caption was refused: now, or, if `told`, before. Raises NoTextError without it."""
+    def settle(self, pool: Pool, spec: WorkerSpec, config: StageConfig, *, told: bool) -> None:
+        """Encode what clips are told whose caption was refused: now, or, if `told`, before.
+
+        Where all were refused, the prompt shows whether the encoder is at fault, also if it was encoded before.
+        Raises NoTextError where there is no text to tell.
+        """
         name, prompt = self.known.names.prompt_name, self.known.names.config.prompt
-        if self.refused and name not in self.known.there and name not in self.captions:
+        tried = name in self.captions or (self.proved and name in self.there)
+        if self.refused and not tried:
             self.encode(pool, spec, config, {name: prompt})
+        if not self.proved and (self.refused or not self.there):
+            raise NoTextError(f"none of {len(self.captions)} captions could be encoded; {self.messages()[0]}")
         without = self.refused.get(name) or self.failed.get(name)
         if without is not None and (told or self.refused):
             raise NoTextError(
                 "captions were refused, and extract.text.prompt, which is said instead, has no text either: "
                 f"{without.line()}"
             )
+
+    def jobs(self, names: Iterable[str]) -> Iterator[Job]:
+        """Captions in the order in which they are tried.
+
+        Long ones first: a batch is filled up to its longest, and what does not fit into memory shows at once.
+        """
+        said = self.captions
+        for name in sorted(names, key=lambda name: (name in self.wary, -len(said[name]), said[name])):
+            yield Job(job_id=name, payload=TextJob(caption=said[name]), alone=name in self.wary)
 
     def take(self, attempt: Attempt) -> None:
         """Turn an attempt into what became of its caption."""
@@ -254,21 +289,23 @@ class TextRun:
         self.in_a_row = self.in_a_row + 1 if attempt.systemic else 0
         if attempt.value is not None and "refused" in attempt.value:
             self._refuse(name, Refusal(caption=self.captions[name], why=attempt.value["refused"]))
-        elif attempt.value is not None or self.store.exists(text_key(name)):  # as when a worker died after its work
+        elif attempt.value is not None or self._was_stored(name):
             self._made(name)
         else:
             self._fail(name, attempt)
             self._halt_where_all_fail(name)
 
-    def summary(self, before: TextSummary, said: Said, seconds: float) -> TextSummary:
+    def summary(self, planned: TextPlan, said: Said, seconds: float) -> TextSummary:
         """What the run came to, on top of what there was before."""
         failed = Counter(str(failure.failure) for failure in self.failed.values())
+        names = self.known.names
+        told = self.refused and not planned.refused and names.config.prompt not in said.clips  # the prompt comes on top
         return TextSummary(
-            fingerprint=before.fingerprint,
-            distinct=before.distinct,
-            there=before.there,
-            made=len(self.made),
-            refused=before.refused + len(self.refused),
+            fingerprint=names.fingerprint,
+            distinct=planned.distinct + bool(told),
+            there=planned.done + bool(told and names.prompt_name in self.there),
+            made=len(self.made - self.there),
+            refused=planned.refused + len(self.refused),
             failed=dict(sorted(failed.items())),
             failed_clips=sum(said.clips.get(failure.caption, 0) for failure in self.failed.values()),
             seconds=round(seconds, 2),
@@ -281,9 +318,9 @@ class TextRun:
         refused = [f"refused: {note.line()}" for note in islice(self.refused.values(), SHOWN)]
         return (*refused, *(f"failed: {note.line()}" for note in islice(self.failed.values(), SHOWN)))
 
-    def _jobs(self, names: Sequence[str]) -> Iterator[Job]:
-        for name in names:
-            yield Job(job_id=name, payload=TextJob(caption=self.captions[name]))
+    def _was_stored(self, name: str) -> bool:
+        """Whether a worker that gave no answer died after its work."""
+        return name not in self.there and self.store.exists(text_key(name))
 
     def _made(self, name: str) -> None:
         self.made.add(name)
@@ -306,6 +343,7 @@ class TextRun:
     def _fail(self, name: str, attempt: Attempt) -> None:
         assert attempt.failure is not None, "captions have no other outcome"
         failure, traceback = attempt.failure
+        self.wary.add(name)
         self.failed[name] = note = TextFailure(caption=self.captions[name], failure=failure, traceback=traceback)
         if attempt.systemic:
             self.spared.add(name)  # where the disk is full a note would not go down either

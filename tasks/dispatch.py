@@ -197,15 +197,18 @@ class Dispatch:
             return []
         most = min(most, -(-len(self.queue) // self.limits.workers))
         jobs = [self.queue.popleft()]
-        if jobs[0].job_id in self.wary:
+        if self._goes_alone(jobs[0]):
             return jobs
         num_bytes = jobs[0].num_bytes
-        while len(jobs) < most and self.queue and self.queue[0].job_id not in self.wary:
+        while len(jobs) < most and self.queue and not self._goes_alone(self.queue[0]):
             num_bytes += self.queue[0].num_bytes
             if num_bytes > self.limits.share_bytes:
                 break
             jobs.append(self.queue.popleft())
         return jobs
+
+    def _goes_alone(self, job: Job) -> bool:
+        return job.alone or job.job_id in self.wary
 
     def _put_back(self, jobs: Sequence[Job]) -> None:
         self.queue.extendleft(reversed(jobs))

@@ -229,7 +229,7 @@ class Ledger:
             holder = Holder.current()
             began = {**this, "host": holder.host, "pid": holder.pid, "started_at": time.time(), "ended_at": None}
             with self._writing() as connection:
-                connection.execute(self._upsert(runs), [began])
+                connection.execute(self._upsert(runs, keep=("started_at",)), [began])  # a run may hold it twice
             try:
                 yield lease
             finally:

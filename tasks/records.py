@@ -108,6 +108,13 @@ class Temporary(Exception):
         return f"{self.failure}: {self.message}"
 
 
+def last_line(traceback: str, failure: FailureClass | None = None) -> str:
+    """What a traceback comes to; of a Temporary its message alone, for it says it all itself."""
+    line = (traceback.strip().splitlines() or [""])[-1]
+    told = f"{Temporary.__module__}.{Temporary.__qualname__}: "
+    return line.removeprefix(told).removeprefix(f"{failure}: ") if line.startswith(told) else line
+
+
 class Span(Frozen):
     """A stretch of a video in seconds; `end_s` None means up to the end of the video."""
 

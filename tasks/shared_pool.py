@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from tasks.pool import Pool, PoolConfig, make_pool
 
 _open: dict[str, Callable[[], Pool]] = {}  # configuration -> the pool of an enclosing block in this process
+_started: dict[str, Pool] = {}  # those of them that were called for
 
 
 @contextmanager
@@ -16,15 +17,21 @@ def shared_pool(config: PoolConfig) -> Iterator[Callable[[], Pool]]:
         yield _open[name]
         return
     with ExitStack() as stack:
-        made: list[Pool] = []
 
         def pool() -> Pool:
-            if not made:
-                made.append(stack.enter_context(make_pool(config)))
-            return made[0]
+            if name not in _started:
+                _started[name] = stack.enter_context(make_pool(config))
+            return _started[name]
 
         _open[name] = pool
         try:
             yield pool
         finally:
             del _open[name]
+            _started.pop(name, None)
+
+
+def dismiss_workers(config: PoolConfig) -> None:
+    """End the workers of an enclosing block's pool, if it has any: they hold memory, and start anew when called for."""
+    if (pool := _started.get(config.model_dump_json())) is not None:
+        pool.close()

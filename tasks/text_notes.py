@@ -5,9 +5,11 @@
 
 Not in the ledger: its rows are of clips of one data set, and many clips, of many data sets, share a caption. In the
 store a note lies under its text's name, so that one listing says how all captions stand, without reading anything, and
-what is true of a caption is true for whoever encodes into this store. A note beside a text is old: the text counts.
+what is true of a caption is true for whoever encodes into this store. A note beside a text is old: the text counts. One
+that cannot be read counts as none.
 """
 
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property
@@ -16,13 +18,14 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from dualforce_model.config import Frozen
-from dualforce_model.schema import SchemaError
 from dualforce_model.storage import MissingKeyError, Storage
 from dualforce_model.text_features import names_of
 from tasks.extract import ExtractConfig
 from tasks.extractors.text import TextNames
 from tasks.place import Place
-from tasks.records import Clip, FailureClass
+from tasks.records import Clip, FailureClass, last_line
+
+log = logging.getLogger(__name__)
 
 REFUSED, FAILED = "refused", "failed"
 SHOWN_CHARS = 60  # of a caption in a line of text
@@ -52,7 +55,7 @@ class TextFailure(Frozen):
 
     def brief(self) -> "TextFailure":
         """The same with the last line of the traceback alone."""
-        return self.model_copy(update={"traceback": (self.traceback.strip().splitlines() or [""])[-1]})
+        return self.model_copy(update={"traceback": last_line(self.traceback, self.failure)})
 
 
 Note = TypeVar("Note", Refusal, TextFailure)
@@ -92,21 +95,24 @@ def _drop(store: Storage, key: str) -> None:
         store.delete(key)
 
 
-def read_refusal(store: Storage, name: str) -> Refusal:
-    """A note of REFUSED. Raises SchemaError for a damaged one."""
+def read_refusal(store: Storage, name: str) -> Refusal | None:
+    """A note of REFUSED; none where it is gone, for others work on the store, or is damaged, or of an older release."""
     return _read(store, note_key(REFUSED, name), Refusal)
 
 
-def read_failure(store: Storage, name: str) -> TextFailure:
-    """A note of FAILED. Raises SchemaError for a damaged one."""
+def read_failure(store: Storage, name: str) -> TextFailure | None:
+    """A note of FAILED; none as with refusals."""
     return _read(store, note_key(FAILED, name), TextFailure)
 
 
-def _read(store: Storage, key: str, kind: type[Note]) -> Note:
+def _read(store: Storage, key: str, kind: type[Note]) -> Note | None:
     try:
         return kind.model_validate_json(store.read(key))
+    except MissingKeyError:
+        return None
     except ValidationError as error:
-        raise SchemaError(f"{store.url(key)}: damaged: {error}; remove the file and run extract again") from error
+        log.warning("%s cannot be read and counts as none: %s", store.url(key), error)
+        return None
 
 
 class KnownTexts:
@@ -114,7 +120,7 @@ class KnownTexts:
 
     def __init__(self, store: Storage, names: TextNames) -> None:
         self.store, self.names = store, names
-        self._read: dict[str, TextFailure] = {}
+        self._read: dict[str, TextFailure | None] = {}  # without tracebacks: all of a large data set's are gigabytes
 
     @cached_property
     def there(self) -> set[str]:
@@ -135,18 +141,32 @@ class KnownTexts:
         found = noted(self.store, kind, self.names.fingerprint)
         return found - self.there if found else found  # the many texts are listed only where there is a note
 
+    def drop_unreadable(self, names: Iterable[str]) -> None:
+        """Forget refusals among these that say nothing, so that their captions are tried again."""
+        if not self.refused:
+            return
+        unreadable = {name for name in self.refused.intersection(names) if read_refusal(self.store, name) is None}
+        drop_notes(self.store, unreadable)
+        self.refused.difference_update(unreadable)
+
     def said(self, clip: Clip) -> str:
         """Name of what is said of a clip: the prompt where its caption was refused."""
         name = self.names(clip)
         return self.names.prompt_name if name in self.refused else name
 
     def failure(self, clip: Clip) -> TextFailure | None:
-        """Why what is said of a clip has no text; none where nothing failed."""
+        """Why what is said of a clip has no text, in brief; none where nothing failed, or it was made since."""
         if not self.failed or (name := self.said(clip)) not in self.failed:
             return None
         if name not in self._read:
-            self._read[name] = read_failure(self.store, name)
+            found = read_failure(self.store, name)
+            self._read[name] = None if found is None else found.brief()
         return self._read[name]
+
+    def is_due(self, clip: Clip) -> bool:
+        """Whether what is said of a clip was neither made nor failed."""
+        name = self.said(clip)
+        return name not in self.there and name not in self.failed
 
 
 def known_texts(place: Place, config: ExtractConfig) -> KnownTexts | None:

@@ -8,6 +8,7 @@ Texts go straight into the store, under names that follow from encoder and capti
 or its driver died is found and not made again.
 """
 
+import os
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,15 @@ from jaxtyping import Float
 from pydantic import Field
 
 from dualforce_model.batching import BatchSize, release_memory
-from dualforce_model.captions import MAX_CAPTION_CHARS
+from dualforce_model.captions import MAX_CAPTION_CHARS, clean_caption
 from dualforce_model.config import ConfigError, Frozen
 from dualforce_model.encoders import NO_WEIGHTS
+from dualforce_model.errors import InfrastructureError, InputError
 from dualforce_model.schema import SchemaError
 from dualforce_model.storage import Storage
-from dualforce_model.text_features import pack_text
+from dualforce_model.text_features import FOLDER, pack_text
 from tasks.extractors.text import TextConfig, TextNames
-from tasks.records import FailureClass
+from tasks.records import FailureClass, Temporary
 from tasks.worker import failure_class, give_up, is_device_lost
 
 WHY_CHARS = 300
@@ -48,13 +50,13 @@ Answer = Float[np.ndarray, "n e"] | Refused | Exception
 
 
 class TextWorker:
-    """Worker that encodes captions into a store."""
+    """Worker that encodes captions into a store. `workers` may be at it at once; on a CPU they share its cores."""
 
     def __init__(
-        self, config: TextConfig, store: str, fingerprint: str, device: Literal["auto", "cpu", "cuda"]
+        self, config: TextConfig, store: str, fingerprint: str, device: Literal["auto", "cpu", "cuda"], workers: int
     ) -> None:
         self.encoder: Any = TextNames(config).encoder
-        self.store, self.fingerprint, self.device = Storage(store), fingerprint, device
+        self.store, self.fingerprint, self.device, self.workers = Storage(store), fingerprint, device, workers
         self.size = BatchSize(config.batch_size)
 
     def load(self) -> None:
@@ -67,12 +69,16 @@ class TextWorker:
         self.encoder.load(self._device())
 
     def _device(self) -> str:
-        """The device of the encoder. Torch is asked only where it has weights."""
-        if self.device != "auto" or self.encoder.weights_digest == NO_WEIGHTS:
+        """The device of the encoder, ready for it. Torch is asked only where it has weights."""
+        if self.encoder.weights_digest == NO_WEIGHTS:
             return "cpu" if self.device == "auto" else self.device
         import torch
 
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()):
+            return "cuda"
+        # Workers of clips have a thread each, for there are as many as cores; of these there are few, and nobody else.
+        torch.set_num_threads(max(len(os.sched_getaffinity(0)) // self.workers, 1))
+        return "cpu"
 
     def __call__(self, job: TextJob) -> dict[str, Any]:
         """Store one caption's text and say its name, or why it is refused."""
@@ -87,8 +93,11 @@ class TextWorker:
         for job, answer in zip(jobs, answers, strict=True):
             yield self._kept(job.caption, answer)
 
-    def _kept(self, caption: str, answer: Answer) -> dict[str, Any] | Exception:
-        """Write a text and say where it is; or what was said in its place."""
+    def _kept(self, caption: str, answer: Answer, *, alone: bool = False) -> dict[str, Any] | Exception:
+        """Write a text and say where it is; or what was said in its place.
+
+        What the format does not take is refused if the caption, encoded `alone`, comes out so again.
+        """
         if isinstance(answer, Exception):
             return answer
         if isinstance(answer, Refused):
@@ -96,9 +105,20 @@ class TextWorker:
         try:
             return {"made": pack_text(self.store, self.fingerprint, caption, answer)}
         except SchemaError as error:
-            return {"refused": _why(error)}
+            if alone:
+                return {"refused": _why(error)}
+        except (OSError, InfrastructureError) as error:
+            return self._unwritten(error)
         except Exception as error:  # of this caption: those that share its batch are written
             return error
+        return self._kept(caption, next(self._encoded([caption])), alone=True)
+
+    def _unwritten(self, error: Exception) -> Temporary:
+        """A store that takes no text: the next caption would meet the same."""
+        failure = FailureClass.NETWORK if self.store.local_path(FOLDER) is None else FailureClass.DISK
+        told = Temporary(failure, str(error), systemic=True)
+        told.__cause__ = error
+        return told
 
     def _encoded(self, captions: Sequence[str]) -> Iterator[Answer]:
         """Tokens of each caption, or why it has none, in their order."""
@@ -135,8 +155,10 @@ class TextWorker:
 def _answer(error: Exception) -> Refused | Exception:
     """What an exception says of the only caption that was given. It no longer holds what its frames held."""
     traceback.clear_frames(error.__traceback__)
-    return Refused(_why(error)) if isinstance(error, ValueError) else error
+    about_caption = isinstance(error, ValueError) and not isinstance(error, InputError)  # that is of setting or weights
+    return Refused(_why(error)) if about_caption else error
 
 
 def _why(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:WHY_CHARS]}"
+    """Without what no file holds, half characters, and what a terminal obeys."""
+    return f"{type(error).__name__}: {clean_caption(str(error))[:WHY_CHARS]}"

@@ -18,6 +18,7 @@ from tasks.text_notes import FAILED, REFUSED
 from tasks.texts import keys_in, text_problems
 
 DAY_S = 86_400.0
+NOTES_S = 30 * DAY_S
 SHOWN_CLIPS = 20
 
 
@@ -136,24 +137,25 @@ def collect_garbage(
     dry_run: bool = True,
     older_than_s: float = DAY_S,
 ) -> Garbage:
-    """Remove shards and texts that no snapshot, no tag and none of `in_use` names, manifests of builds given up, and
-    notes of captions that nobody asks for.
+    """Remove shards that no snapshot, no tag and none of `in_use` names, texts that none of these and of `captions`
+    names, manifests of builds given up, and notes that nobody asks for.
 
     `in_use` are the shard keys that the ledger and unfinished runs name, `captions` the digests of the ledger's
-    captions. What is younger than `older_than_s` stays: a run may have written it and not recorded it yet. So do
-    shards of a manifest that was replaced since: a training may read them. A damaged head or manifest raises
-    SchemaError and nothing goes: what it named cannot be known.
+    captions. Whether somebody asks for a note is not known for certain: it stays for a month. What is younger than
+    `older_than_s` stays: a run may have written it and not recorded it yet. So do shards of a manifest that was
+    replaced since: a training may read them. A damaged head or manifest raises SchemaError and nothing goes: what it
+    named cannot be known.
     """
     # In this order: what is made meanwhile is named by what is read later, or too young to go.
     limit, features = time.time() - older_than_s, store.list("features") + store.list(FOLDER)
-    notes = store.list(REFUSED) + store.list(FAILED)
+    notes = [key for kind in (REFUSED, FAILED) for key in store.list(kind)]
     tags = list_tags(store)
     entries = list_snapshots(store)
     whole = {entry.snapshot.id for entry in entries}
     missing = {tag: target for tag, target in tags.items() if target not in whole}
     if missing:
         raise SchemaError(f"tags without their snapshot: {missing}; restore {head_key(next(iter(missing.values())))}")
-    kept = set(in_use)
+    kept = set(in_use) | {key for key in features if key.startswith(f"{FOLDER}/") and _digest_in(key) in captions}
     for entry in entries:
         kept |= _named(read_manifest(store, entry.snapshot))
     current = {version_key(entry.snapshot.id, entry.snapshot.manifest_digest) for entry in entries}
@@ -168,7 +170,7 @@ def collect_garbage(
                 else:
                     kept |= _named(read_version(store, key))
     unnamed = [key for key in features if key not in kept]
-    unnamed += _idle_notes(notes, kept, captions)
+    unnamed += _idle_notes(store, notes, kept, captions)
     sizes: dict[str, int] = {}
     for key in unnamed + abandoned:
         with suppress(MissingKeyError):
@@ -179,16 +181,23 @@ def collect_garbage(
     return Garbage(tuple(sizes), sum(sizes.values()), len(kept), dry_run)
 
 
-def _idle_notes(notes: Iterable[str], kept: Iterable[str], captions: Collection[str]) -> Iterator[str]:
-    """Notes that nobody asks for: of encoders that no snapshot has texts of, or of captions that no clip has.
+def _idle_notes(store: Storage, notes: Iterable[str], kept: Iterable[str], captions: Collection[str]) -> Iterator[str]:
+    """Notes older than a month of captions that neither `captions` nor a text that is kept has.
 
-    A note that is missed costs another attempt at its caption, no more.
+    Prompts, and captions of data sets whose ledger was not given, are not known here: hence the month. A note that is
+    missed costs another attempt at its caption, no more.
     """
-    encoders = {key.split("/")[1] for key in kept if key.startswith(f"{FOLDER}/")}
+    asked = {_digest_in(key) for key in kept if key.startswith(f"{FOLDER}/")} | set(captions)
+    limit = time.time() - NOTES_S
     for key in notes:
-        fingerprint, _, digest = key.partition("/")[2].removesuffix(".json").partition("/")
-        if fingerprint not in encoders or digest not in captions:
-            yield key
+        with suppress(MissingKeyError):
+            if _digest_in(key) not in asked and store.modified_at(key) <= limit:
+                yield key
+
+
+def _digest_in(key: str) -> str:
+    """Digest of the caption of a text or note."""
+    return key.rpartition("/")[2].partition(".")[0]
 
 
 def _shards_of(rows: Iterable[SnapshotRow]) -> set[str]:

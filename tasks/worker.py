@@ -54,11 +54,15 @@ class WorkerSpec(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One item of work. `num_bytes` is the memory it may need, for the bound on bytes in flight."""
+    """One item of work. `num_bytes` is the memory it may need, for the bound on bytes in flight.
+
+    One that goes `alone` shares no message: it has cost others their worker before.
+    """
 
     job_id: str
     payload: BaseModel | Mapping[str, Any]
     num_bytes: int = 0
+    alone: bool = False
 
 
 def message_of(jobs: Sequence[Job]) -> str:

@@ -70,7 +70,10 @@ class LettersNames(TextNames):
 
 
 class Acting(Letters):
-    """Writes down what it encodes. Captions that begin with kill, hang, memory or bug do so until `healed` is there."""
+    """Writes down what it encodes. Captions that begin with kill, hang, memory or bug do so until `healed` is there.
+
+    While `deaf` is there it refuses all.
+    """
 
     def __init__(self, log: Path) -> None:
         super().__init__(room=100)
@@ -84,6 +87,8 @@ class Acting(Letters):
         self.note(f"loaded {os.getpid()}")
 
     def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
+        if (self.log.parent / "deaf").exists():
+            raise ValueError("deaf")
         made = super().__call__(captions)
         for caption in captions:
             if not (self.log.parent / "healed").exists():
@@ -109,10 +114,16 @@ class LettersWorker(TextWorker):
     """The worker of captions with that encoder."""
 
     def __init__(
-        self, config: TextConfig, store: str, fingerprint: str, device: Literal["auto", "cpu", "cuda"], log: Path
+        self,
+        config: TextConfig,
+        store: str,
+        fingerprint: str,
+        device: Literal["auto", "cpu", "cuda"],
+        workers: int,
+        log: Path,
     ) -> None:
         self.encoder = Acting(log)
-        self.store, self.fingerprint, self.device = Storage(store), fingerprint, device
+        self.store, self.fingerprint, self.device, self.workers = Storage(store), fingerprint, device, workers
         self.size = BatchSize(config.batch_size)
 
 
@@ -132,7 +143,7 @@ def encode(
 ) -> TextSummary:
     """The captions, a clip each, through real workers into the store of a folder."""
     named, store = names(**settings), Storage(str(home / "store"))
-    spec = text_spec(named.config, store, named, "cpu")
+    spec = text_spec(named.config, store, named, "cpu", pool)
     kwargs = {**spec.kwargs, "log": str(home / "log")}
     spec = spec.model_copy(update={"target": "tests.letters:LettersWorker", "kwargs": kwargs})
     return encode_captions(store, named, Said(Counter(captions), frozenset(again)), spec, pool, stage)

@@ -139,14 +139,14 @@ def test_a_caption_that_fails_leaves_its_clips_out_and_a_refused_one_says_the_pr
     runs: dict[str, Any] = config.runs()
     found = extract(runs["extract"])
     assert found.captions is not None
-    assert (found.failed_clips, found.captions.failed, found.captions.made) == (1, {"bug": 1}, 2)
-    assert "text: failed: 'a woman': bug: dualforce_model.storage.StorageError" in found.text()
-    assert (found.snapshot.snapshot.num_rows, found.snapshot.snapshot.failed) == (2, {"bug": 1})
+    assert (found.failed_clips, found.captions.failed, found.captions.made) == (1, {"disk": 1}, 2)
+    assert "text: failed: 'a woman': disk: [Errno 21] Is a directory" in found.text()
+    assert (found.snapshot.snapshot.num_rows, found.snapshot.snapshot.failed) == (2, {"disk": 1})
     standing = pipeline_status(config)
-    assert (standing.clips.passed, standing.clips.failed) == (2, {"bug": 1})
+    assert (standing.clips.passed, standing.clips.failed) == (2, {"disk": 1})
     said = failed_clips(config, quarantined=True)
     assert [fate.clip_id for fate in said.fates] == [broken.clip_id]
-    assert "caption 'a woman': bug: " in said.fates[0].measured
+    assert "caption 'a woman': disk: " in said.fates[0].measured
     assert "Traceback" in said.text(with_traceback=True)
     assert plan_pipeline(config).text().splitlines()[-2] == "text     4 captions: 1 retryable, 2 done, 1 refused"
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dualforce_model import media
+from dualforce_model.storage import Storage
+from dualforce_model.text_features import pack_text, text_name
 from tasks.accounting import Account, Fate, account, crop_fates, fates
 from tasks.artifacts import account_markdown, gallery_markdown
 from tasks.extract import ExtractConfig, wanted_features
@@ -16,6 +18,8 @@ from tasks.ledger import Ledger
 from tasks.ledger_tables import Row
 from tasks.policy import load_policy
 from tasks.records import Clip, FailureClass, Reason, Stage
+from tasks.text_notes import KnownTexts, Refusal, TextFailure, write_note
+from tests.letters import names
 
 outcomes = st.sampled_from(["passed", "quarantined", "failed", "waiting"])
 
@@ -130,6 +134,31 @@ def test_a_failed_feature_decides_over_an_impossible_one_whatever_their_names(tm
                 ledger.record(lease, [row("c", Stage.EXTRACT, **{"feature": name, **said, "key": key})])
         (found,) = fates(ledger, "d", policy, config)
     assert (found.outcome, found.reason) == ("failed", FailureClass.BUG)
+
+
+def test_a_clip_has_passed_once_what_is_said_of_it_is_there(tmp_path: Path) -> None:
+    policy, store, naming = load_policy("configs/policy/demo.yaml"), Storage(str(tmp_path / "store")), names()
+    good = {name: {"method": "m", "value": value} for name, value in GOOD_SCORES.items()}
+    said = {"told": "a man", "new": "a woman", "broken": "a boy", "odd": "what?"}
+    fingerprint = naming.fingerprint
+    pack_text(store, fingerprint, "a man", np.ones((1, 2), np.float32))
+    bug = TextFailure(caption="a boy", failure=FailureClass.BUG, traceback="Traceback\nof all things")
+    write_note(store, text_name(fingerprint, "a boy"), bug)
+    write_note(store, text_name(fingerprint, "what?"), Refusal(caption="what?", why="w"))
+    with Ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        ledger.add_clips("d", [clip(name).model_copy(update={"caption": words}) for name, words in said.items()])
+        with ledger.lease("d", Stage.ACQUIRE, "r") as lease:
+            ledger.record(lease, [row(name, Stage.ACQUIRE) for name in said])
+        with ledger.lease("d", Stage.CURATE, "r") as lease:
+            ledger.record(lease, [row(name, Stage.CURATE, value={"scores": good, "digest": "d1"}) for name in said])
+        with ledger.lease("d", Stage.EXTRACT, "r") as lease:
+            ledger.record(lease, [row(name, Stage.EXTRACT, feature="video", key=key_of("d1")) for name in said])
+        before = fates(ledger, "d", policy, CONFIG, KnownTexts(store, naming))
+        pack_text(store, fingerprint, "a person", np.ones((1, 2), np.float32))  # the prompt, which `odd` is told
+        after = fates(ledger, "d", policy, CONFIG, KnownTexts(store, naming))
+    assert [each.outcome for each in before] == ["passed", "waiting", "failed", "waiting"]
+    assert [each.outcome for each in after] == ["passed", "waiting", "failed", "passed"]
+    assert (before[1].stage, before[2].measured) == (Stage.EXTRACT, "caption 'a boy': bug: of all things")
 
 
 def test_artifacts_stay_small_and_say_why(tmp_path: Path) -> None:

@@ -7,14 +7,24 @@ import pytest
 
 from dualforce_model.config import ConfigError
 from dualforce_model.storage import Storage
-from dualforce_model.text_features import pack_text, text_name
+from dualforce_model.text_features import pack_text, text_key, text_name
 from tasks.captions import NoTextError, Said, TextRun, TextSummary, captions_of, plan_texts, text_spec
 from tasks.extractors.text import TextConfig, TextNames
 from tasks.progress import Progress
 from tasks.records import Attempt, Clip, FailureClass
 from tasks.stages import Selection, StageHalted
-from tasks.text_notes import FAILED, REFUSED, KnownTexts, Refusal, TextFailure, noted, read_failure, write_note
-from tests.letters import Letters, encode, log_of, names, said_in
+from tasks.text_notes import (
+    FAILED,
+    REFUSED,
+    KnownTexts,
+    Refusal,
+    TextFailure,
+    note_key,
+    noted,
+    read_failure,
+    write_note,
+)
+from tests.letters import LOCAL, Letters, encode, log_of, names, said_in
 
 CAPTIONS = ("a man is talking", "a woman", "a person is smiling to the camera")
 FINGERPRINT = Letters().fingerprint()
@@ -150,7 +160,9 @@ def test_of_many_failures_the_store_has_the_tracebacks(store: Storage, run: Text
     for caption in "abcde":
         run.take(failed(caption))
     assert [run.failed[named(caption)].traceback for caption in "ae"] == ["Traceback\nof a", "of e"]
-    assert read_failure(store, named("e")).traceback == "Traceback\nof e"
+    noted_of_it = read_failure(store, named("e"))
+    assert noted_of_it is not None
+    assert noted_of_it.traceback == "Traceback\nof e"
     assert len(run.messages()) == 3
 
 
@@ -212,7 +224,7 @@ def test_each_caption_is_encoded_once_and_with_nothing_to_do_no_worker_starts(tm
 def test_a_refused_caption_is_remembered_and_a_rerun_tries_it_again(tmp_path: Path) -> None:
     given = ["a man", "what?", "oh no!"]
     summary = encode(tmp_path, given)
-    assert (summary.distinct, summary.made, summary.refused) == (3, 2, 2), "the prompt is said instead"
+    assert (summary.distinct, summary.made, summary.refused) == (4, 2, 2), "the prompt is said instead"
     assert said_in(tmp_path, "a person") == "a person"
     assert "\ntext: refused: 'what?': ValueError: a letter that I do not know" in summary.text()
     assert "text: refused: 'oh no!': SchemaError: text" in summary.text()
@@ -224,10 +236,66 @@ def test_a_refused_caption_is_remembered_and_a_rerun_tries_it_again(tmp_path: Pa
     assert (named_again.made, named_again.refused, len(named_again.messages)) == (0, 2, 1)
 
 
-def test_where_all_are_refused_the_encoder_is_at_fault(tmp_path: Path) -> None:
-    with pytest.raises(NoTextError, match="none of 2 captions could be encoded; refused: 'who and what"):
-        encode(tmp_path, ["what?", "who and what?"])
+def test_where_all_are_refused_the_prompt_shows_whose_fault_it_is(tmp_path: Path) -> None:
+    with pytest.raises(NoTextError, match="none of 3 captions could be encoded; refused: 'who and what"):
+        encode(tmp_path, ["what?", "who and what?"], prompt="a person?")
     assert Storage(str(tmp_path / "store")).list() == []
+    summary = encode(tmp_path, ["what?", "who and what?"])
+    assert (summary.distinct, summary.made, summary.refused) == (3, 1, 2)
+
+
+@pytest.mark.parametrize("prompt", ["a person", "a man"])
+def test_an_encoder_that_broke_since_refuses_nothing(tmp_path: Path, prompt: str) -> None:
+    encode(tmp_path, ["a man", "a woman"])
+    (tmp_path / "deaf").touch()
+    with pytest.raises(NoTextError, match="none of 3 captions could be encoded; refused: 'a girl': ValueError: deaf"):
+        encode(tmp_path, ["a man", "a girl", "a boy"], prompt=prompt)
+    store = Storage(str(tmp_path / "store"))
+    assert store.list(REFUSED) == []
+    (tmp_path / "deaf").unlink()
+    summary = encode(tmp_path, ["a man", "a girl", "a boy", "what?"], prompt="a man")
+    assert (summary.distinct, summary.there, summary.made, summary.refused) == (4, 1, 2, 1)
+
+
+def test_a_refusal_is_believed_where_the_prompt_that_is_there_is_made_again(tmp_path: Path) -> None:
+    encode(tmp_path, ["a person"])
+    summary = encode(tmp_path, ["what?"])
+    assert (summary.distinct, summary.there, summary.made, summary.refused) == (2, 1, 0, 1)
+    assert log_of(tmp_path)["a person"] == 2
+    assert encode(tmp_path, ["what?"]).text() == "text: nothing to do, 1 captions there already, 1 refused"
+
+
+def test_a_refusal_that_cannot_be_read_is_tried_again(tmp_path: Path) -> None:
+    store = Storage(str(tmp_path / "store"))
+    make(store, "a person")
+    store.write(note_key(REFUSED, named("a man")), b'{"instead": "a person", "why": "an older release"}')
+    assert encode(tmp_path, ["a man"]).made == 1
+    assert store.list(REFUSED) == []
+
+
+def test_failures_alone_end_no_run_that_has_texts(tmp_path: Path) -> None:
+    encode(tmp_path, ["a man"])
+    assert encode(tmp_path, ["a man", "bug"]).failed == {"bug": 1}
+
+
+def test_where_no_text_can_be_written_the_run_is_halted(tmp_path: Path) -> None:
+    captions = [f"caption {letter}" for letter in "abcdef"]
+    for caption in captions:
+        (tmp_path / "store" / text_key(named(caption))).mkdir(parents=True)  # nothing can be written there
+    with pytest.raises(StageHalted, match="3 captions in a row failed alike: 'caption c': disk: "):
+        encode(tmp_path, captions)
+    assert Storage(str(tmp_path / "store")).list() == []
+
+
+def test_what_failed_before_comes_last_and_alone(store: Storage) -> None:
+    write_note(store, named("failed once"), TextFailure(caption="-", failure=FailureClass.TIMEOUT, traceback="t"))
+    run = TextRun(known(store), Progress("text", 3, "caption"))
+    run.captions = {named(caption): caption for caption in ("a", "failed once", "b b")}
+    found = [(run.captions[job.job_id], job.alone) for job in run.jobs(run.captions)]
+    assert found == [("b b", False), ("a", False), ("failed once", True)]
+    run.take(failed("b b", FailureClass.TIMEOUT))
+    found = [(run.captions[job.job_id], job.alone) for job in run.jobs(run.captions)]
+    assert found == [("a", False), ("failed once", True), ("b b", True)]
 
 
 def test_a_prompt_that_is_refused_is_an_error_where_it_is_to_be_said(tmp_path: Path) -> None:
@@ -250,8 +318,12 @@ def test_a_text_of_a_clip_that_a_rerun_names_is_looked_after(tmp_path: Path) -> 
 
 
 def test_the_worker_is_told_how_many_captions_it_does_at_once(store: Storage) -> None:
-    spec = text_spec(names(batch_size=7).config, store, names(), "cuda")
-    assert (spec.jobs_per_message, spec.jobs_at_once, spec.kwargs["device"]) == (7, 7, "cuda")
+    pool = LOCAL.model_copy(update={"workers": 4})
+    spec = text_spec(names(batch_size=7).config, store, names(), "cuda", pool)
+    assert (spec.jobs_per_message, spec.kwargs["device"], spec.kwargs["workers"]) == (7, "cuda", 1)
+    assert spec.jobs_at_once == 1, "a hanging caption must not cost as many deadlines as there are captions"
+    settings = names(workers=None).config
+    assert text_spec(settings, store, names(), "cuda", pool).kwargs["workers"] == 4
 
 
 @pytest.mark.parametrize("prompt", ["", " \n\u200b", "\x00"])

@@ -131,6 +131,13 @@ def test_messages_are_full_and_shrink_towards_the_end(open_local: Open, tmp_path
     assert sizes[1] >= 1, "at the end the jobs are shared out"
 
 
+def test_jobs_that_go_alone_share_no_message(open_local: Open, tmp_path: Path) -> None:
+    jobs = [Job(name, {"name": name}, alone=name in "cf") for name in "abcdefgh"]
+    found = by_id(open_local(workers=1).run(spec(tmp_path, "Together", most=8), jobs))
+    assert len(found) == 8
+    assert (tmp_path / "messages").read_text().split() == ["2", "1", "2", "1", "2"]
+
+
 def test_messages_hold_what_a_worker_s_share_of_memory_holds(open_local: Open, tmp_path: Path) -> None:
     jobs = [job(f"j{number}", num_bytes=40) for number in range(12)] + [job("big", num_bytes=1000)]
     found = by_id(open_local(max_in_flight_bytes=200).run(spec(tmp_path, "Together", most=8), jobs))

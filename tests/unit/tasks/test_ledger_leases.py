@@ -7,10 +7,11 @@ import threading
 import time
 
 import pytest
+import sqlalchemy as sa
 
 from tasks.holder import Holder
 from tasks.ledger import FencedOut, LeaseHeld, Ledger, Row
-from tasks.ledger_tables import leases
+from tasks.ledger_tables import leases, runs
 from tasks.records import Clip, Stage
 
 DATASET = "demo"
@@ -24,6 +25,17 @@ def done(name: str, key: str = "k", feature: str = "", stage: Stage = Stage.CURA
     return Row(
         clip_id=name, stage=stage, feature=feature, state="done", key=key, value={"path": f"{name}.mp4", "n": 1.5}
     )
+
+
+def test_a_run_that_holds_a_stage_twice_began_with_the_first(ledger: Ledger, ledger_url: str) -> None:
+    engine, noted = sa.create_engine(ledger_url), list[sa.Row[tuple[float, float]]]()
+    for _ in range(2):
+        with ledger.lease(DATASET, Stage.EXTRACT, "run-1"):
+            pass
+        with engine.connect() as connection:
+            noted.append(connection.execute(sa.select(runs.c.started_at, runs.c.ended_at)).one())
+    engine.dispose()
+    assert noted[0].started_at == noted[1].started_at < noted[0].ended_at < noted[1].ended_at
 
 
 def test_a_second_run_is_refused_by_name_or_waits(ledger: Ledger, ledger_url: str) -> None:

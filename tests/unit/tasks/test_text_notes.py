@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualforce_model.schema import SchemaError
 from dualforce_model.storage import Storage
 from dualforce_model.text_features import pack_text
 from tasks.extract import ExtractConfig
@@ -74,7 +73,7 @@ def test_clips_are_told_the_prompt_where_their_caption_was_refused(store: Storag
         name("a man"),
         NAMES.prompt_name,
     ]
-    assert [known.failure(clip(each)) for each in ("odd", "broken", "a man")] == [None, FAILURE, None]
+    assert [known.failure(clip(each)) for each in ("odd", "broken", "a man")] == [None, FAILURE.brief(), None]
 
 
 def test_a_note_beside_a_text_says_nothing(store: Storage) -> None:
@@ -93,10 +92,37 @@ def test_notes_have_a_line_for_people() -> None:
     assert TextFailure(caption="x" * 99, failure=FailureClass.BUG, traceback="").line() == f"'{'x' * 60}...': bug: "
 
 
-def test_a_damaged_note_is_named(store: Storage) -> None:
-    store.write(note_key(FAILED, name("broken")), b'{"caption": 1}')
-    with pytest.raises(SchemaError, match=rf"(?s){note_key(FAILED, name('broken'))}: damaged: .*remove the file"):
-        KnownTexts(store, NAMES).failure(clip("broken"))
+@pytest.mark.parametrize("data", [b"", b'{"caption": 1}', b'{"instead": "a person", "why": "an older release"}'])
+def test_a_note_that_cannot_be_read_counts_as_none(store: Storage, data: bytes) -> None:
+    store.write(note_key(FAILED, name("broken")), data)
+    store.write(note_key(REFUSED, name("odd")), data)
+    write_note(store, name("odder"), REFUSAL)
+    known = KnownTexts(store, NAMES)
+    assert known.failure(clip("broken")) is None
+    assert read_refusal(store, name("odd")) is None
+    known.drop_unreadable([name("odd"), name("odder"), name("a man")])
+    assert known.refused == {name("odder")}
+    assert store.list(REFUSED) == [note_key(REFUSED, name("odder"))]
+
+
+def test_a_note_that_goes_away_is_no_failure_any_more(store: Storage) -> None:
+    write_note(store, name("broken"), FAILURE)
+    known = KnownTexts(store, NAMES)
+    assert known.failed == {name("broken")}
+    drop_notes(store, known.failed)  # as another run does that has made the text
+    assert known.failure(clip("broken")) is None
+    assert (read_failure(store, name("broken")), read_refusal(store, name("broken"))) == (None, None)
+    assert not known.is_due(clip("broken"))
+
+
+def test_a_text_is_due_that_was_neither_made_nor_failed(store: Storage) -> None:
+    write_note(store, name("odd"), REFUSAL)
+    write_note(store, name("broken"), FAILURE)
+    pack_text(store, NAMES.fingerprint, "a man", np.ones((1, 2), np.float32))
+    known = KnownTexts(store, NAMES)
+    assert [known.is_due(clip(each)) for each in ("a man", "broken", "a boy", "odd")] == [False, False, True, True]
+    pack_text(store, NAMES.fingerprint, "a person", np.ones((1, 2), np.float32))
+    assert not KnownTexts(store, NAMES).is_due(clip("odd")), "its clips are told the prompt"
 
 
 def test_runs_without_text_know_of_none(tmp_path: Path) -> None:

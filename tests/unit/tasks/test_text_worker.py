@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import os
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 
 from dualforce_model.batching import BatchSize
 from dualforce_model.config import ConfigError
-from dualforce_model.storage import Storage
+from dualforce_model.errors import InputError
+from dualforce_model.storage import Storage, StorageError
 from dualforce_model.text_features import read_text, text_key, text_name
+from dualforce_model.weight_files import WeightsError
 from tasks.extractors.text import TextConfig, TextNames
+from tasks.records import FailureClass, Temporary
 from tasks.text_worker import TextJob, TextWorker
-from tasks.worker import is_systemic
 from tests.letters import Letters
 
 CAPTIONS = ("a man is talking", "a woman", "a person is smiling to the camera")
@@ -29,7 +32,7 @@ class Plain(TextWorker):
     """The worker around an encoder that is given."""
 
     def __init__(self, store: Storage, encoder: Letters, batch_size: int = 32) -> None:
-        self.encoder, self.store, self.device = encoder, store, "cpu"
+        self.encoder, self.store, self.device, self.workers = encoder, store, "cpu", 1
         self.fingerprint, self.size = encoder.fingerprint(), BatchSize(batch_size)
 
 
@@ -113,9 +116,59 @@ def test_a_failure_keeps_no_memory_of_what_it_met(store: Storage) -> None:
 def test_a_full_disk_is_told_of_each_caption(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DUALFORCE_DISK_FULL_AT", "text.before_rename")
     for answer in answers(Plain(store, Letters()), ["a", "b"]):
-        assert isinstance(answer, OSError)
-        assert answer.errno == errno.ENOSPC
-        assert is_systemic(answer)
+        assert isinstance(answer, Temporary)
+        assert (answer.failure, answer.systemic) == (FailureClass.DISK, True)
+        assert isinstance(answer.__cause__, OSError)
+        assert answer.__cause__.errno == errno.ENOSPC
+
+
+class Unreachable(Storage):
+    """A store elsewhere that takes nothing: what its library raises has no errno."""
+
+    def write(self, key: str, data: bytes, points: str = "") -> None:
+        raise StorageError(None, "403 Forbidden; check address, network and credentials of the store", self.url(key))
+
+
+def test_a_store_that_takes_nothing_is_no_bug_and_every_caption_meets_it() -> None:
+    for answer in answers(Plain(Unreachable("memory://unreachable"), Letters()), ["a", "b"]):
+        assert isinstance(answer, Temporary)
+        assert (answer.failure, answer.systemic) == (FailureClass.NETWORK, True)
+        assert "403 Forbidden" in answer.message
+        assert "memory://unreachable/text" in answer.message
+
+
+@pytest.mark.parametrize("error", [ConfigError("of a setting"), WeightsError("of a file")])
+def test_an_error_about_the_encoder_itself_is_no_refusal(store: Storage, error: InputError) -> None:
+    class Broken(Letters):
+        def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
+            raise error
+
+    assert answers(Plain(store, Broken()), ["a", "b"]) == [error, error]
+
+
+def test_what_overflows_among_others_is_tried_alone_before_it_is_refused(store: Storage) -> None:
+    class Crowded(Letters):
+        def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
+            made = super().__call__(captions)
+            return [tokens * np.nan for tokens in made] if len(captions) > 1 else made
+
+    encoder = Crowded()
+    good, loud, other = answers(Plain(store, encoder), ["a", "oh no!", "b"])
+    assert (good, other) == tuple({"made": text_name(encoder.fingerprint(), name)} for name in "ab")
+    assert isinstance(loud, dict)
+    assert loud["refused"].startswith("SchemaError: text")
+    assert encoder.batches[1:] == [("a",), ("oh no!",), ("b",)]
+
+
+def test_a_refusal_says_no_more_than_can_be_written(store: Storage) -> None:
+    class Foul(Letters):
+        def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
+            raise ValueError("half \ud83d, \x1b[31mred\x00 and" + " long" * 200)
+
+    (answer,) = answers(Plain(store, Foul()), ["a"])
+    assert isinstance(answer, dict)
+    assert answer["refused"].encode().startswith(b"ValueError: half , [31mred and long")
+    assert len(answer["refused"]) < 330
 
 
 def test_too_few_texts_are_a_bug(store: Storage) -> None:
@@ -143,7 +196,7 @@ def test_the_real_encoder_and_other_weights_than_the_drivers(store: Storage, tin
     choice = {"name": "umt5", "config": {"weights": str(tiny_umt5), "precision": "fp32"}}
     config = TextConfig.model_validate({"encoder": choice, "batch_size": 2})
     names = TextNames(config)
-    worker = TextWorker(config, store.url(), names.fingerprint, "cpu")
+    worker = TextWorker(config, store.url(), names.fingerprint, "cpu", workers=1)
     worker.load()
     assert [list(answer) for answer in answers(worker, CAPTIONS) if isinstance(answer, dict)] == [["made"]] * 3
     stored = read_text(store, text_name(names.fingerprint, CAPTIONS[0]))
@@ -152,4 +205,17 @@ def test_the_real_encoder_and_other_weights_than_the_drivers(store: Storage, tin
     np.testing.assert_allclose(stored, names.encoder(CAPTIONS[:1])[0], rtol=2**-11, atol=1e-5)
     assert text_key(text_name(names.fingerprint, CAPTIONS[1])) in store.list()
     with pytest.raises(ConfigError, match="give all machines the same weights"):
-        TextWorker(config, store.url(), "ab" * 16, "cpu").load()
+        TextWorker(config, store.url(), "ab" * 16, "cpu", workers=1).load()
+
+
+def test_workers_on_a_cpu_share_its_cores(store: Storage, tiny_umt5: Path) -> None:
+    choice = {"name": "umt5", "config": {"weights": str(tiny_umt5), "precision": "fp32"}}
+    config = TextConfig.model_validate({"encoder": choice})
+    fingerprint, cores, before = TextNames(config).fingerprint, len(os.sched_getaffinity(0)), torch.get_num_threads()
+    try:
+        for workers, threads in ((1, cores), (cores, 1), (cores + 1, 1)):
+            torch.set_num_threads(cores + 2)
+            TextWorker(config, store.url(), fingerprint, "cpu", workers).load()
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -1,6 +1,8 @@
 """Snapshots that name text features: another id than without, every byte verified, nothing collected that is named."""
 
 import hashlib
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,15 @@ from dualforce_model.schema import encode_manifest, load_snapshot, manifest_key,
 from dualforce_model.shards import pack_shard
 from dualforce_model.storage import Storage
 from dualforce_model.text_features import pack_text, text_key, text_name
+from tasks.accounting import AcrossClips
 from tasks.captions import encode_texts
 from tasks.extract import ExtractConfig
 from tasks.extractors.text import TextConfig
+from tasks.leases import LeaseHeld
 from tasks.ledger import Ledger
 from tasks.ledger_tables import Row
 from tasks.place import Place
-from tasks.policy import Policy
+from tasks.policy import Policy, load_policy
 from tasks.pool import PoolConfig
 from tasks.records import Clip, FailureClass, Stage
 from tasks.snapshot import SnapshotCandidate, SnapshotError, SplitConfig, build_snapshot, diff_snapshots
@@ -144,23 +148,33 @@ def test_gc_keeps_what_a_snapshot_names(store: Storage) -> None:
     assert sorted(store.list("text")) == sorted({text_key(name) for name in names})
 
 
-def test_gc_keeps_notes_of_captions_that_a_next_build_asks_for(store: Storage) -> None:
+def test_gc_keeps_texts_that_a_next_build_asks_for(store: Storage) -> None:
     built(store, told(store))
-    asked, gone, other = (text_name(*which) for which in ((FINGERPRINT, "odd"), (FINGERPRINT, "?"), (OTHER, "odd")))
-    for name in (asked, gone, other):
+    asked, other = text(store, "of a clip that no snapshot has yet"), text(store, "of nobody")
+    captions = {caption_digest("of a clip that no snapshot has yet")}
+    assert collect_garbage(store, (), captions, dry_run=False, older_than_s=-1.0).keys == (text_key(other),)
+    assert text_key(asked) in store.list("text")
+
+
+def test_gc_keeps_notes_of_captions_that_somebody_may_ask_for(store: Storage) -> None:
+    names = told(store)
+    built(store, names)
+    odd, gone, young = (text_name(FINGERPRINT, caption) for caption in ("odd", "gone", "a prompt, or another ledger's"))
+    for name in (odd, gone, young):
         write_note(store, name, Refusal(caption="x", why="y"))
-    broken = text_name(FINGERPRINT, "broken")
-    write_note(store, broken, TextFailure(caption="broken", failure=FailureClass.BUG, traceback="t"))
+    for name in (names[0], text_name(FINGERPRINT, "broken")):
+        write_note(store, name, TextFailure(caption="x", failure=FailureClass.BUG, traceback="t"))
     captions = {caption_digest(caption) for caption in ("odd", "broken")}
-    assert collect_garbage(store, (), captions).keys == (), "what is young may be about to be named"
-    idle = sorted(note_key(REFUSED, name) for name in (gone, other))
-    assert sorted(collect_garbage(store, (), captions, older_than_s=-1.0).keys) == idle
-    assert sorted(collect_garbage(store, (), captions, dry_run=False, older_than_s=-1.0).keys) == idle
-    assert store.list(REFUSED) + store.list(FAILED) == [note_key(REFUSED, asked), note_key(FAILED, broken)]
-    assert collect_garbage(store, (), (), older_than_s=-1.0).keys == (
-        note_key(REFUSED, asked),
-        note_key(FAILED, broken),
-    )
+    notes = store.list(REFUSED) + store.list(FAILED)
+    assert collect_garbage(store, (), (), older_than_s=-1.0).keys == (), "notes have a month"
+    for key in notes:
+        path = store.local_path(key)
+        assert path is not None
+        if key != note_key(REFUSED, young):
+            os.utime(path, (0, time.time() - 31 * 86_400))
+    assert collect_garbage(store, (), captions, older_than_s=-1.0).keys == (note_key(REFUSED, gone),)
+    assert collect_garbage(store, (), captions, dry_run=False, older_than_s=-1.0).keys == (note_key(REFUSED, gone),)
+    assert store.list(REFUSED) + store.list(FAILED) == [key for key in notes if key != note_key(REFUSED, gone)]
 
 
 def test_damaged_texts_are_removed_and_others_stay(store: Storage) -> None:
@@ -228,14 +242,14 @@ def test_captions_of_clips_that_pass_are_encoded_once_and_candidates_name_them(
     assert config.text is not None
     policy = str(Path(place.home) / "alone.yaml")
     pool, stage = PoolConfig(engine="local", workers=1), StageConfig(attempts=1)
-    summary = encode_texts(place, policy, config, pool, stage)
+    summary = encode_texts(place, policy, config, pool, stage, run_id="first")
     assert (summary.distinct, summary.made) == (2, 2)  # a man, and the prompt; what is dropped is not encoded
-    assert encode_texts(place, policy, config, pool, stage).made == 0
+    with Ledger(place.ledger_url) as ledger, ledger.lease("mine", Stage.EXTRACT, "other"):
+        with pytest.raises(LeaseHeld, match=r"extract of mine is held by process .* run other"):
+            encode_texts(place, policy, config, pool, stage, run_id="second")
+    assert encode_texts(place, policy, config, pool, stage, run_id="third").made == 0
     store = Storage(place.store_url)
     with Ledger(place.ledger_url) as ledger:
-        from tasks.accounting import AcrossClips
-        from tasks.policy import load_policy
-
         across = AcrossClips(ledger, "mine", load_policy(policy))
         texts = known_texts(place, config)
         named = {each.clip.clip_id: each.text for each in candidates(ledger, "mine", config, across, texts)}
