@@ -62,6 +62,7 @@ def faulty(pool: PoolConfig, home: Path) -> None:
     assert noted(store, FAILED, FINGERPRINT) == names_of(("x" * 200,))
 
 
+@pytest.mark.slow
 def test_faults_cost_their_own_captions_alone(tmp_path: Path) -> None:
     faulty(LOCAL, tmp_path)
 

@@ -24,12 +24,11 @@ from dualforce_model.pipeline import DualForcePipeline
 from dualforce_model.prompting import TextInputError
 from dualforce_model.schema import encode_head, encode_manifest, head_key, load_snapshot, manifest_key, read_manifest
 from dualforce_model.storage import Storage
-from dualforce_model.text_features import DamagedTextError, pad_text, read_text, text_key
+from dualforce_model.text_features import DamagedTextError, pack_text, pad_text, read_text, text_key
 from dualforce_model.train import train
 from dualforce_model.train_config import TrainConfig
 from dualforce_model.train_state import StopSignal
 from dualforce_model.trainer import Trainer, run_digest
-from tasks.captions import encode_captions
 from tasks.snapshot import canonical_id
 from tasks.texts import shared_text
 
@@ -49,7 +48,9 @@ def text_config(config: TrainConfig, choice: EncoderChoice, tmp_path_factory: py
     store = Storage(str(tmp_path_factory.mktemp("text") / "store"))
     shutil.copytree(config.store_url, store.url())
     encoder = make_encoder(choice.name, choice.config)
-    encode_captions(store, encoder, CAPTIONS)
+    encoder.load()
+    for caption, tokens in zip(CAPTIONS, encoder(CAPTIONS), strict=True):
+        pack_text(store, encoder.fingerprint(), caption, tokens)
     snapshot = load_snapshot(store, config.snapshot_id)
     names = sorted(key.removeprefix("text/").removesuffix(".safetensors") for key in store.list("text"))
     rows = tuple(
