@@ -12,19 +12,17 @@ feature only, in a folder that has no other. At most 1.1 times its time is allow
 import os
 import platform
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import click
 import torch
 from pydantic import Field
 
-from benchmarks.extraction import Spent, calibrated, make_clips, make_place, our_stage
-from benchmarks.measure import TOO_SLOW, Verdict
+from benchmarks.extraction import Setting, Spent, calibrated, make_clips, make_place, our_stage, stage_command
+from benchmarks.measure import Verdict
 from dualforce_model import storage
 from dualforce_model.config import Frozen
 from dualforce_model.encoders import EncoderChoice, Modality
@@ -126,20 +124,12 @@ def save_pictured(folder: Path, seed: int) -> Path:
     return folder
 
 
-def measure(
-    folder: Path,
-    engine: Literal["local", "ray"],
-    workers: int,
-    clips: int,
-    seconds: float,
-    encode_s: float,
-    rounds: int,
-) -> Report:
+def measure(folder: Path, setting: Setting) -> Report:
     """Every feature in turn, as often as there are rounds."""
     torch.set_num_threads(1)
-    digests, frames = make_clips(folder, clips, seconds)
-    all_configs, repeats = configs(folder), dict.fromkeys(FEATURES, calibrated(folder, frames, encode_s)["video"])
-    pool = PoolConfig(engine=engine, workers=workers)
+    digests, frames = make_clips(folder, setting.clips, setting.seconds)
+    repeats = dict.fromkeys(FEATURES, calibrated(folder, frames, setting.encode_s)["video"])
+    all_configs, pool = configs(folder), PoolConfig(engine=setting.engine, workers=setting.workers)
     taken: dict[Modality, list[tuple[Spent, ...]]] = {name: [] for name in CHANGED}
     with prefect_server(folder / "prefect") as server:
         server.ready()
@@ -148,7 +138,7 @@ def measure(
         def stage(home: Path, *wanted: ExtractConfig) -> list[Spent]:
             place = make_place(home, folder, digests, frames)
             first, *later = (partial(our_stage, place, pool, config, repeats, server) for config in wanted)
-            return [first(), *(again(lacking=clips) for again in later)]
+            return [first(), *(again(lacking=setting.clips) for again in later)]
 
         def one_of_four(home: Path, name: Modality) -> list[Spent]:
             return stage(home / "four", all_configs["video"], all_configs[name])
@@ -156,7 +146,7 @@ def measure(
         def alone(home: Path, name: Modality) -> list[Spent]:
             return stage(home / "alone", all_configs[name].model_copy(update={"modalities": (name,)}))
 
-        for number in range(rounds):
+        for number in range(setting.rounds):
             for name in CHANGED:
                 home = folder / f"{number}-{name}"
                 ways = (one_of_four, alone) if number % 2 else (alone, one_of_four)
@@ -166,9 +156,9 @@ def measure(
     return Report(
         machine=f"{platform.machine()} CPU",
         cores=os.cpu_count() or 1,
-        engine=engine,
-        clips=clips,
-        rounds=rounds,
+        engine=setting.engine,
+        clips=setting.clips,
+        rounds=setting.rounds,
         date=datetime.now(UTC).date().isoformat(),
         rows=tuple(line(name, found) for name, found in taken.items()),
     )
@@ -193,35 +183,7 @@ def line(feature: str, found: Sequence[tuple[Spent, ...]]) -> Line:
     )
 
 
-@click.command(help=__doc__)
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--clips", type=click.IntRange(1, 999), default=12, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.5, 10.0), default=4.0, show_default=True, help="of each clip")
-@click.option("--encode-s", type=click.FloatRange(0.01), default=0.5, show_default=True, help="of each feature")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="turns; medians are told")
-@click.option("--out", type=click.Path(path_type=Path), help="JSON file to write")
-def main(
-    engine: Literal["local", "ray"],
-    workers: int,
-    clips: int,
-    seconds: float,
-    encode_s: float,
-    rounds: int,
-    out: Path | None,
-) -> None:
-    """What a changed extractor costs."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # before Prefect is imported
-    with tempfile.TemporaryDirectory() as folder:
-        report = measure(Path(folder), engine, workers, clips, seconds, encode_s, rounds)
-    if out is not None:
-        storage.write_json(out, report.model_dump(mode="json"))
-    click.echo(report.text())
-    told = verdict(report.rows)
-    click.echo(f"\n{told.text}")
-    if not told.passed:
-        raise SystemExit(TOO_SLOW)
-
+main = stage_command(measure, verdict, __doc__ or "", workers=1, encode_s=0.5)
 
 if __name__ == "__main__":
     main()

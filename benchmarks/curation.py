@@ -31,7 +31,7 @@ import numpy as np
 from pydantic import Field
 from skimage import data
 
-from benchmarks.measure import TOO_SLOW, Verdict
+from benchmarks.measure import Verdict, conclude
 from dualforce_model import clock, media, storage
 from dualforce_model.config import Frozen
 from dualforce_model.media import picture as decoded
@@ -387,13 +387,7 @@ def main(rounds: int, seconds: float, workers: int, videos: Path, out: Path | No
         rows=rows,
         throughput=throughput,
     )
-    if out is not None:
-        storage.write_json(out, report.model_dump(mode="json"))
-    click.echo(report.text())
-    told = verdict(rows)
-    click.echo(f"\n{told.text}")
-    if not told.passed:
-        raise SystemExit(TOO_SLOW)
+    conclude(report, out, verdict(rows))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import click
 import numpy as np
@@ -28,7 +28,7 @@ from pydantic import Field
 from safetensors.numpy import save_file
 
 from benchmarks.convolving import ConvolvingWorker
-from benchmarks.measure import TOO_SLOW, Verdict
+from benchmarks.measure import Verdict, conclude
 from dualforce_model import clock, media, storage
 from dualforce_model.config import Frozen
 from dualforce_model.encoders import Modality
@@ -49,6 +49,17 @@ CROP_PX = 256
 DATASET = "bench"
 
 Repeats = dict[Modality, int]  # convolutions beside each extractor
+
+
+class Setting(NamedTuple):
+    """What clips there are, and how they are extracted."""
+
+    engine: Literal["local", "ray"]
+    workers: int
+    clips: int
+    seconds: float
+    encode_s: float
+    rounds: int
 
 
 class Line(Frozen):
@@ -310,26 +321,18 @@ def lines(taken: dict[str, list[Spent]]) -> tuple[Line, ...]:
     )
 
 
-def measure(
-    folder: Path,
-    engine: Literal["local", "ray"],
-    counts: tuple[int, ...],
-    clips: int,
-    seconds: float,
-    encode_s: float,
-    rounds: int,
-) -> Report:
+def measure(folder: Path, setting: Setting) -> Report:
     """All ways in turns."""
     torch.set_num_threads(1)
-    digests, frames = make_clips(folder, clips, seconds)
-    repeats = calibrated(folder, frames, encode_s)
+    digests, frames = make_clips(folder, setting.clips, setting.seconds)
+    repeats = calibrated(folder, frames, setting.encode_s)
     ways = {"1 worker, nothing decoded ahead": (1, ExtractConfig(clips_per_message=1))}
-    ways |= {f"{n} worker{'s' if n > 1 else ''}": (n, ExtractConfig()) for n in counts}
+    ways |= {f"{n} worker{'s' if n > 1 else ''}": (n, ExtractConfig()) for n in range(1, setting.workers + 1)}
     taken: dict[str, list[Spent]] = {name: [] for name in ("plain loop", *ways)}
     with prefect_server(folder / "prefect") as server:
         server.ready()
         enter_home(server.environment["PREFECT_HOME"])
-        for number in range(rounds):
+        for number in range(setting.rounds):
             for way in taken if number % 2 == 0 else reversed(list(taken)):
                 home = folder / f"{number}" / way.replace(" ", "-")
                 if way == "plain loop":
@@ -337,52 +340,52 @@ def measure(
                 else:
                     place = make_place(home, folder, digests, frames)
                     spent = our_stage(
-                        place, PoolConfig(engine=engine, workers=ways[way][0]), ways[way][1], repeats, server
+                        place, PoolConfig(engine=setting.engine, workers=ways[way][0]), ways[way][1], repeats, server
                     )
                 taken[way].append(spent)
-                click.echo(f"{way}: {clips} clips in {spent.wall_s:.1f} s", err=True)
+                click.echo(f"{way}: {setting.clips} clips in {spent.wall_s:.1f} s", err=True)
     return Report(
         machine=f"{platform.machine()} CPU",
         cores=os.cpu_count() or 1,
-        engine=engine,
-        clips=clips,
+        engine=setting.engine,
+        clips=setting.clips,
         frames=frames,
-        rounds=rounds,
+        rounds=setting.rounds,
         date=datetime.now(UTC).date().isoformat(),
         rows=lines(taken),
     )
 
 
-@click.command()
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="most workers")
-@click.option("--clips", type=click.IntRange(1, 999), default=12, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.5, 10.0), default=4.0, show_default=True, help="of each clip")
-@click.option("--encode-s", type=click.FloatRange(0.01), default=1.0, show_default=True, help="to encode a clip")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="turns; medians are told")
-@click.option("--out", type=click.Path(path_type=Path), help="JSON file to write")
-def main(
-    engine: Literal["local", "ray"],
-    workers: int,
-    clips: int,
-    seconds: float,
-    encode_s: float,
-    rounds: int,
-    out: Path | None,
-) -> None:
-    """Our extract stage against a plain loop with the same encoders."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # before Prefect is imported
-    with tempfile.TemporaryDirectory() as folder:
-        counts = tuple(range(1, workers + 1))
-        report = measure(Path(folder), engine, counts, clips, seconds, encode_s, rounds)
-    if out is not None:
-        storage.write_json(out, report.model_dump(mode="json"))
-    click.echo(report.text())
-    told = verdict(report.rows)
-    click.echo(f"\n{told.text}")
-    if not told.passed:
-        raise SystemExit(TOO_SLOW)
+# ------------------------------------------------------------------------------------------------------------- command
 
+
+def stage_command(
+    measure: Callable[[Path, Setting], Any], verdict: Callable[[Any], Verdict], help: str, workers: int, encode_s: float
+) -> click.Command:
+    """The command of a benchmark of the extract stage: its report is measured in a folder of its own, and judged."""
+
+    def run(out: Path | None, **chosen: Any) -> None:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # before Prefect is imported
+        with tempfile.TemporaryDirectory() as folder:
+            report = measure(Path(folder), Setting(**chosen))
+        conclude(report, out, verdict(report.rows))
+
+    few, whole, share = click.IntRange(1, 999), click.IntRange(1), click.FloatRange(0.01)
+    options = [
+        click.Option(["--engine"], type=click.Choice(["local", "ray"]), default="local", show_default=True),
+        click.Option(["--workers"], type=whole, default=workers, show_default=True, help="workers, at most"),
+        click.Option(["--clips"], type=few, default=12, show_default=True),
+        click.Option(["--seconds"], type=click.FloatRange(0.5, 10.0), default=4.0, show_default=True, help="of a clip"),
+        click.Option(
+            ["--encode-s"], type=share, default=encode_s, show_default=True, help="to encode a clip's feature"
+        ),
+        click.Option(["--rounds"], type=whole, default=3, show_default=True, help="turns; medians are told"),
+        click.Option(["--out"], type=click.Path(path_type=Path), help="JSON file to write"),
+    ]
+    return click.Command("benchmark", callback=run, params=list(options), help=help)
+
+
+main = stage_command(measure, verdict, __doc__ or "", workers=os.cpu_count() or 1, encode_s=1.0)
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import diffusers
@@ -195,6 +195,16 @@ class Bench:
             way.run()
         changes = [event.nbytes() for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
         return max(accumulate(changes), default=0)
+
+
+def conclude(report: Any, out: Path | None, told: Verdict) -> None:
+    """Write and print a report (a model with a `text`) and how it was judged; ends the command where that is bad."""
+    if out is not None:
+        write_json(out, report.model_dump(mode="json"))
+    click.echo(report.text())
+    click.echo(f"\n{told.text}")
+    if not told.passed:
+        raise SystemExit(TOO_SLOW)
 
 
 def benchmark(function: Callable[..., None]) -> click.Command:

@@ -133,19 +133,19 @@ def check_feature(modality: str, clip_id: str, feature: Mapping[str, np.ndarray]
             )
         if not np.isfinite(array).all():
             raise SchemaError(f"{clip_id}: {modality}/{spec.name} holds NaN or infinity; the extractor is at fault")
-    alone = [name for name in feature if name.startswith("reference_")]
-    if modality == "structure" and alone and sorted(alone) != sorted(_measured_alone(feature)):
-        raise SchemaError(
-            f"{clip_id}: structure has {sorted(alone)}, expected {sorted(_measured_alone(feature))} or none"
-        )
+    if modality == "structure":
+        _check_alone(clip_id, feature)
     counted = {feature[spec.name].shape[0] for spec in specs if spec.rows == "references"}
     if len(counted) > 1:
         raise SchemaError(f"{clip_id}: {modality} has reference arrays of {sorted(counted)} rows, expected one number")
 
 
-def _measured_alone(feature: Mapping[str, np.ndarray]) -> list[str]:
-    """What structure has of pictures alone, where it has any: all that it has of every frame, and which they are."""
-    return ["reference_frames", *(f"reference_{name}" for name in ("motion", "canonical") if name in feature)]
+def _check_alone(clip_id: str, feature: Mapping[str, np.ndarray]) -> None:
+    """What structure has of pictures alone, where it has any, is all that it has of every frame, and which they are."""
+    found = sorted(name for name in feature if name.startswith("reference_"))
+    whole = sorted(f"reference_{name}" for name in ("frames", "motion", "canonical") if name in {*feature, "frames"})
+    if found and found != whole:
+        raise SchemaError(f"{clip_id}: structure has {found}, expected {whole} or none")
 
 
 def check_shapes(modality: str, clip_id: str, num_frames: int, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import cv2
 import numpy as np
@@ -26,10 +26,11 @@ from safetensors.numpy import load_file, save
 from dualforce_model import clock, media, storage
 from dualforce_model.batching import BatchSize
 from dualforce_model.config import Frozen, digest_after
-from dualforce_model.encoders import NO_WEIGHTS, Modality
+from dualforce_model.encoders import Modality
 from dualforce_model.schema import Feature, SchemaError, check_feature
 from dualforce_model.stamp import is_same_file
 from tasks.decoding import ReadAhead
+from tasks.device import DeviceChoice, device_for
 from tasks.encoding import Lack, encode, is_short, lack_of
 from tasks.extractors import (
     EXTRACTORS,
@@ -66,7 +67,7 @@ class ExtractConfig(Frozen):
     text: TextConfig | None = Field(
         None, description="features of captions, which clips share; null: none, and models are told nothing"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: DeviceChoice = Field(
         "auto", description="where encoders with weights run; auto: a GPU of CUDA where there is one"
     )
     clips_per_message: int = Field(
@@ -200,16 +201,9 @@ class ExtractWorker:
     def load(self) -> None:
         """Ready every extractor; one thread per worker."""
         cv2.setNumThreads(1)
+        device = device_for(self.config.device, (each.weights_digest for each in self.extractors.values()))
         for extractor in self.extractors.values():
-            extractor.load(self._device())
-
-    def _device(self) -> str:
-        """The device of all encoders. Torch is asked only where one of them has weights: it takes seconds to import."""
-        if self.config.device != "auto" or all(each.weights_digest == NO_WEIGHTS for each in self.extractors.values()):
-            return "cpu" if self.config.device == "auto" else self.config.device
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+            extractor.load(device)
 
     def __call__(self, job: ExtractJob) -> dict[str, Any]:
         """Part and key of every wanted modality; in place of one that cannot be made, a `Lack` says why."""

@@ -12,20 +12,21 @@ import os
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from pydantic import Field
 
 from dualforce_model.batching import BatchSize, release_memory
 from dualforce_model.captions import MAX_CAPTION_CHARS, clean_caption
 from dualforce_model.config import ConfigError, Frozen
-from dualforce_model.encoders import NO_WEIGHTS
 from dualforce_model.errors import InfrastructureError, InputError
 from dualforce_model.schema import SchemaError
 from dualforce_model.storage import Storage
 from dualforce_model.text_features import FOLDER, pack_text
+from tasks.device import DeviceChoice, device_for
 from tasks.extractors.text import TextConfig, TextNames
 from tasks.records import FailureClass, Temporary
 from tasks.worker import failure_class, give_up, is_device_lost
@@ -52,9 +53,7 @@ Answer = Float[np.ndarray, "n e"] | Refused | Exception
 class TextWorker:
     """Worker that encodes captions into a store. `workers` may be at it at once; on a CPU they share its cores."""
 
-    def __init__(
-        self, config: TextConfig, store: str, fingerprint: str, device: Literal["auto", "cpu", "cuda"], workers: int
-    ) -> None:
+    def __init__(self, config: TextConfig, store: str, fingerprint: str, device: DeviceChoice, workers: int) -> None:
         self.encoder: Any = TextNames(config).encoder
         self.store, self.fingerprint, self.device, self.workers = Storage(store), fingerprint, device, workers
         self.size = BatchSize(config.batch_size)
@@ -66,19 +65,11 @@ class TextWorker:
                 f"extract.text.encoder: fingerprint {found} here, {self.fingerprint} where the run was started: give "
                 "all machines the same weights and release"
             )
-        self.encoder.load(self._device())
-
-    def _device(self) -> str:
-        """The device of the encoder, ready for it. Torch is asked only where it has weights."""
-        if self.encoder.weights_digest == NO_WEIGHTS:
-            return "cpu" if self.device == "auto" else self.device
-        import torch
-
-        if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()):
-            return "cuda"
-        # Workers of clips have a thread each, for there are as many as cores; of these there are few, and nobody else.
-        torch.set_num_threads(max(len(os.sched_getaffinity(0)) // self.workers, 1))
-        return "cpu"
+        device = device_for(self.device, [self.encoder.weights_digest])
+        if device == "cpu":
+            # Workers of clips have a thread each, for there are as many as cores; these are few, and nobody is beside.
+            torch.set_num_threads(max(len(os.sched_getaffinity(0)) // self.workers, 1))
+        self.encoder.load(device)
 
     def __call__(self, job: TextJob) -> dict[str, Any]:
         """Store one caption's text and say its name, or why it is refused."""

@@ -158,12 +158,11 @@ def _state_of_file(weights: Weights, folder: Path, name: str, pins: Pins, read: 
     if found != sha256:
         details.append(f"{name}: SHA-256 {found}, expected {sha256}; {weights.command} --again")
         return State.DAMAGED
-    if (pin is None or pin.seen != stamp or pin.sha256 != found) and os.access(
-        folder, os.W_OK
-    ):  # not in a folder that others keep
-        same = pin is not None and pin.sha256 == found
-        kept = pin if pin is not None and same else Pin(sha256=found, source="", vouched="reported", seen=stamp)
-        Pins.read(folder).with_(folder, name, kept.model_copy(update={"seen": stamp}))
+    if pin is None or pin.sha256 != found:
+        pin = Pin(sha256=found, source="", vouched="reported", seen=stamp)
+    as_it_is = pin.model_copy(update={"seen": stamp})
+    if pins.files.get(name) != as_it_is and os.access(folder, os.W_OK):  # not in a folder that others keep
+        Pins.read(folder).with_(folder, name, as_it_is)
     return State.VERIFIED
 
 

@@ -1,5 +1,6 @@
 """What every extractor is, and what it may look at."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -68,7 +69,7 @@ class Extractor(Protocol):
         ...
 
 
-class ByEncoder:
+class ByEncoder(ABC):
     """What extractors have in common that apply one encoder of dualforce_model/encoders."""
 
     name: ClassVar[str]
@@ -108,9 +109,9 @@ class ByEncoder:
         """The feature of a crop. Raises NoFaceError where the encoder sees none."""
         return sure(self.many([crop])[0])
 
+    @abstractmethod
     def many(self, crops: Sequence[CropMedia]) -> list[Feature | NoFaceError]:
         """The feature of each crop, or why there is none."""
-        raise NotImplementedError
 
     def _features(
         self, one: Callable[[Any], Any], clips: Sequence[np.ndarray], feature: Callable[[Any], Feature]

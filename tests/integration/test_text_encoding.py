@@ -84,7 +84,9 @@ def test_what_fails_in_a_way_that_time_mends_is_tried_again_in_the_run(tmp_path:
     summary = encode(tmp_path, ["a man", "memory is short"], stage=StageConfig(attempts=2, backoff_s=0.0))
     assert (summary.made, summary.failed) == (1, {"out_of_memory": 1})
     # It takes a worker with it when it is with others, the others one more, and it has a fresh one when it is alone.
-    assert log_of(tmp_path) == {"loaded": 5, "a man": 1}
+    done = log_of(tmp_path)
+    assert done["loaded"] == 5
+    assert done["a man"] in (1, 2), "the worker that is ended may be through with it before it is"
 
 
 # --------------------------------------------------------------------------------------------------------------- kills

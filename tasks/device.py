@@ -1,0 +1,17 @@
+"""Where encoders run, as a worker finds it on its machine."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from dualforce_model.encoders import NO_WEIGHTS
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+
+
+def device_for(chosen: DeviceChoice, weights_digests: Iterable[str]) -> str:
+    """The device of encoders with these weights. Torch, slow to import, is asked only where there are any."""
+    if chosen != "auto" or all(each == NO_WEIGHTS for each in weights_digests):
+        return "cpu" if chosen == "auto" else chosen
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
