@@ -4,9 +4,9 @@
     python -m benchmarks.changing --engine ray --clips 24
 
 The four are video latents, structure, audio tokens and reference features of a small net with random weights, each made
-to cost what real encoders do. Of each round all four are extracted; then another
-setting, or another file of weights, makes one of them stale, and the stage runs again. `alone` is the stage with that
-feature only, in a folder that has no other. At most 1.1 times its time is allowed.
+to cost what real encoders do. Of each round all four are extracted; then another setting, or another file of weights,
+makes one of them stale (not the latents: their codec has no setting), and the stage runs again. `alone` is the stage
+with that feature only, in a folder that has no other. At most 1.1 times its time is allowed.
 """
 
 import os

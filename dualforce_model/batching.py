@@ -4,15 +4,35 @@ size = BatchSize(16)  # kept as long as the net is
 parts = in_batches(size, lambda some: net(some), items)
 """
 
+import errno
 import gc
+import re
+import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Protocol, TypeVar
 
-import torch
-
 GROW_AFTER = 16  # batches of the reduced size that go well before a larger one is tried again
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+
+# Most libraries have no class of their own for an allocation that failed: torch hands on what the libraries below it
+# say as RuntimeError, and onnxruntime and OpenCV have one class, or a few, for everything.
+SPEAKERS = ("onnxruntime", "cv2")
+SAID_OUT_OF_MEMORY = re.compile(
+    "|".join(
+        (
+            r"CUDA (driver error|error|failure 2): out of memory",  # of torch twice, of onnxruntime; beside their pools
+            r"CUDA out of memory",  # torch's pool, as TorchScript hands it on
+            r"CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_ALLOC_FAILED",
+            r"CUDNN_STATUS_INTERNAL_ERROR_(HOST|DEVICE)_ALLOCATION_FAILED",  # the same since cuDNN 9
+            r"CUFFT_ALLOC_FAILED",
+            r"DefaultCPUAllocator: can't allocate memory",
+            r"std::bad_alloc",
+            r"Failed to allocate memory for requested buffer",  # onnxruntime's pool
+            r"is smaller than requested bytes",  # the same where it is bounded
+            r"\(-4:Insufficient memory\)",  # OpenCV
+        )
+    )
+)
 
 
 class Sliced(Protocol):
@@ -91,14 +111,31 @@ def _tried(run: Callable[[ItemsT], ResultT], part: ItemsT) -> list[ResultT] | No
     """The answer, or None where memory ran out. The exception is gone afterwards: it would hold on to memory."""
     try:
         return [run(part)]
-    except OUT_OF_MEMORY:
-        if len(part) == 1:
+    except Exception as error:
+        if len(part) == 1 or not is_out_of_memory(error):
             raise
         return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, the machine's or a GPU's, did not hold what was asked for: less of it may fit.
+
+    Classes of torch and Ray are known by name, so that who needs neither imports neither. What an error was raised from
+    is not asked: who raised it may have made a fact of it, as the reader of media does of a header that asks for absurd
+    amounts.
+    """
+    kinds = type(error).__mro__
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in kinds):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    speaks = isinstance(error, RuntimeError) or type(error).__module__.partition(".")[0] in SPEAKERS
+    return speaks and SAID_OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def release_memory() -> None:
     """Give back what nothing holds any more, to a GPU as well."""
     gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    torch = sys.modules.get("torch")  # a process that never imported it holds nothing of a GPU
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

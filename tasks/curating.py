@@ -84,7 +84,7 @@ class CurateWork(Work):
             longest_s = self.config.max_clip_s
             seconds = min((clip.span.end_s or clip.span.start_s + longest_s) - clip.span.start_s, longest_s)
             num_bytes = self._num_bytes(max(seconds, 1.0), int(download["width_px"]) * int(download["height_px"]))
-            yield Job(job_id=clip.clip_id, payload=payload.model_dump(mode="json"), num_bytes=num_bytes)
+            yield Job(clip.clip_id, payload.model_dump(mode="json"), num_bytes, seconds=seconds)
 
     def _num_bytes(self, seconds: float, num_pixels: int) -> int:
         """Memory of a clip: its pictures until the crop is known, and the crops; the pool bounds the sum."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dualforce_model import clock
 from dualforce_model.schema import FeatureRef
 from dualforce_model.shards import is_sound, pack_shard
 from dualforce_model.storage import Storage, sweep_temporaries
@@ -90,8 +91,8 @@ class ExtractWork(Work):
             mark.unlink(missing_ok=True)
         sweep_temporaries(root, TORN_AFTER_S)
         left = {path.relative_to(root).as_posix(): path for path in root.glob("*/*.safetensors")}
-        if left:  # hardly ever, and all rows of a large data set are gigabytes
-            for row in self.ledger.rows(self.place.dataset, stage=self.stage, state="done", unlisted=True):
+        if left:  # hardly ever
+            for row in self.ledger.stream(self.place.dataset, self.stage, "done", unlisted=True):
                 if (path := left.get(str(row.value["part"]))) is not None:
                     path.unlink(missing_ok=True)
             wanted = {part_name(target.feature, target.clip_id, target.key) for target in self.targets()}
@@ -117,7 +118,8 @@ class ExtractWork(Work):
                 wanted={target.feature: target.key for target in served},
             )
             num_bytes = crop.num_frames * FRAME_BYTES
-            yield Job(job_id=clip_id, payload=payload.model_dump(mode="json"), num_bytes=num_bytes)
+            seconds = crop.num_frames / clock.FPS
+            yield Job(job_id=clip_id, payload=payload.model_dump(mode="json"), num_bytes=num_bytes, seconds=seconds)
 
     def results(self, attempt: Attempt) -> list[tuple[Target, Outcome]]:
         """Withhold the parts until a shard holds them; seal when enough bytes or time have gathered."""

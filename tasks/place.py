@@ -31,8 +31,8 @@ class Place(Frozen):
 
     @property
     def parts_root(self) -> Path:
-        """Features of single clips that no shard holds yet."""
-        return self.folder / "parts"
+        """Features of single clips that no shard holds yet; a run of another data set here leaves them alone."""
+        return self.folder / "parts" / self.dataset
 
     @property
     def store_url(self) -> str:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, Literal, Self
 
@@ -118,8 +118,11 @@ class Pool:
         self._seats = Seats(engine, limits)
         self._running = False
 
-    def run(self, spec: WorkerSpec, jobs: Iterable[Job]) -> Iterator[Attempt]:
+    def run(self, spec: WorkerSpec, jobs: Iterable[Job]) -> Generator[Attempt, None, None]:
         """Attempts at all jobs, each exactly once, in any order. Jobs are taken from the iterable as workers fall free.
+
+        An iterator that has none for the moment is asked again after every answer; the run ends when it has none and
+        no job is left.
 
         Raises WorkerUnusable if the worker cannot be loaded. Leaving the loop early kills the workers.
         """

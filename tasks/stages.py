@@ -5,8 +5,8 @@ A Prefect task run is one batch. The ledger, not Prefect, is the record of what 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 from prefect import task
@@ -15,6 +15,7 @@ from pydantic import Field
 
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InfrastructureError
+from tasks.batches import Batch, Batches
 from tasks.ledger import Lease, Ledger, Relisting, Row
 from tasks.place import Place
 from tasks.planning import Plan, Standing, plan
@@ -133,6 +134,15 @@ class StageRun:
         self.in_a_row = 0  # systemic failures without another outcome between them
         self.spared: set[str] = set()  # targets whose last failure was systemic: not charged, not tried again here
         self.outcomes: dict[str, Row] = {}  # target id -> last row of this run
+        self.batches: Batches  # of the pass over its targets that is under way
+        self.attempts: Generator[Attempt, None, None]  # answers of the pool to it
+
+    def take_next(self) -> None:
+        """Wait for the pool's next answer, of whichever batch."""
+        attempt = next(self.attempts, None)
+        assert attempt is not None, "the pool answers every job"
+        self.take(attempt)
+        self.batches.answered(attempt.job_id)
 
     def take(self, attempt: Attempt) -> None:
         """Turn an attempt into rows and record them once a second."""
@@ -237,12 +247,12 @@ def by_clip(rows: Iterable[Row]) -> dict[str, Row]:
 
 
 @task(name="batch", cache_policy=NO_CACHE, retries=0)
-def run_batch(run: StageRun, targets: Sequence[Target]) -> StageResult:
-    """One batch of a stage through the pool; every clip of it ends exactly once."""
-    for attempt in run.pool.run(run.work.spec, run.work.jobs(targets)):
-        run.take(attempt)
+def run_batch(run: StageRun, batch: Batch) -> StageResult:
+    """The answers to one batch, and to whatever of later ones comes before them; every clip of it ends exactly once."""
+    while batch.left:
+        run.take_next()
     run.finish_batch()
-    return batch_result(run.work.stage, targets, run.outcomes)
+    return batch_result(run.work.stage, batch.targets, run.outcomes)
 
 
 def batch_result(stage: Stage, targets: Sequence[Target], outcomes: dict[str, Row]) -> StageResult:
@@ -314,7 +324,7 @@ def run_stage(
                 with Progress(work.stage, len({target.clip_id for target in todo})) as progress:
                     run = StageRun(work, ledger, lease, pool(), config, progress, run_id)
                     run.charged = charges(ledger, work, selection)
-                    make(run, todo)
+                    make(run, todo, pool_config.workers)
                     outcomes = run.outcomes
     return summarise(work, outcomes, planned, changes, seconds=time.monotonic() - started)
 
@@ -326,14 +336,11 @@ def charges(ledger: Ledger, work: Work, selection: Selection) -> dict[str, int]:
     return {target_id(row): row.attempts for row in rows if wanted.get(target_id(row)) == row.key}
 
 
-def make(run: StageRun, todo: list[Target]) -> None:
+def make(run: StageRun, todo: list[Target], workers: int) -> None:
     """All batches, then the failed ones again until they are exhausted."""
     wait = run.config.backoff_s
     while todo:
-        batches = list(in_batches(todo, run.config.batch_clips))
-        for number, batch in enumerate(batches, start=1):
-            name = f"{run.work.stage} {number} of {len(batches)}: {clips(len({target.clip_id for target in batch}))}"
-            run_batch.with_options(task_run_name=name.replace("{", "").replace("}", ""))(run, batch)
+        run_batches(run, todo, workers)
         todo = run.retryable(todo)
         if todo:
             run.progress.note(f"{len(todo)} failed; trying again in {wait:.0f} s")
@@ -341,14 +348,19 @@ def make(run: StageRun, todo: list[Target]) -> None:
             wait *= 2
 
 
-def in_batches(targets: Sequence[Target], clips: int) -> Iterator[list[Target]]:
-    """Batches of at most `clips` clips; targets of one clip stay together."""
-    by_clip: dict[str, list[Target]] = {}
-    for target in targets:
-        by_clip.setdefault(target.clip_id, []).append(target)
-    groups = iter(by_clip.values())
-    while batch := list(islice(groups, clips)):
-        yield [target for group in batch for target in group]
+def run_batches(run: StageRun, todo: Sequence[Target], workers: int) -> None:
+    """One pass over targets: all go through the pool in one run, and a task run tells of each batch of them."""
+    total, spec = len({target.clip_id for target in todo}), run.work.spec
+    ahead = 2 * workers * spec.jobs_per_message  # a message in hand and the next, for each
+    run.batches = Batches(run.work.jobs(todo), run.work.serving, total, run.config.batch_clips, ahead)
+    run.attempts = run.pool.run(spec, run.batches)
+    with closing(run.attempts):
+        while (batch := run.batches.first()) is not None:
+            name = f"{run.work.stage}: {clips(batch.num_clips)}, {batch.first} to {batch.last} of {total}"
+            run_batch.with_options(task_run_name=name)(run, batch)
+            run.batches.close()
+        surplus = next(run.attempts, None)  # lets the pool end its run: workers stay warm
+        assert surplus is None, "the pool answers every job once"
 
 
 def summarise(

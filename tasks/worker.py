@@ -26,13 +26,12 @@ import psutil
 from pydantic import BaseModel, Field, TypeAdapter, field_validator
 from pydantic_core import to_jsonable_python
 
+from dualforce_model.batching import is_out_of_memory
 from dualforce_model.config import Frozen, canonical_json
 from tasks.records import Attempt, FailureClass, Impossible, Temporary
 
 TRACEBACK_CHARS = 8000  # the end of a traceback says most
 REPLY_CHARS = 4 * 2**20  # an answer is paths and numbers; whoever returns frames is told so
-
-NO_GPU_MEMORY = "CUBLAS_STATUS_ALLOC_FAILED"  # an allocation that cuBLAS could not have
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _DISK = _NO_ROOM | {errno.EIO}
@@ -56,13 +55,15 @@ class WorkerSpec(Frozen):
 class Job:
     """One item of work. `num_bytes` is the memory it may need, for the bound on bytes in flight.
 
-    One that goes `alone` shares no message: it has cost others their worker before.
+    One that goes `alone` shares no message: it has cost others their worker before. `seconds` of media are what it
+    reads, where that is known.
     """
 
     job_id: str
     payload: BaseModel | Mapping[str, Any]
     num_bytes: int = 0
     alone: bool = False
+    seconds: float = 0.0
 
 
 def message_of(jobs: Sequence[Job]) -> str:
@@ -208,9 +209,7 @@ def failure_class(error: BaseException) -> FailureClass:
     """What kind of failure an exception is."""
     if isinstance(error, Temporary):
         return error.failure
-    # torch's and Ray's own out-of-memory errors are known by name, so that this module needs neither
-    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-    if named or isinstance(error, MemoryError) or NO_GPU_MEMORY in str(error):
+    if is_out_of_memory(error):
         return FailureClass.OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno in _DISK:
         return FailureClass.DISK
@@ -218,11 +217,13 @@ def failure_class(error: BaseException) -> FailureClass:
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether a GPU can no longer be used by this process: after such an error every call to it fails."""
+    """Whether a GPU can no longer be used by this process: after such an error every call to it fails.
+
+    That memory ran out is told by the same classes and words, and leaves the GPU as it was.
+    """
     told = any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
-    return (told or (isinstance(error, RuntimeError) and "CUDA error" in str(error))) and (
-        failure_class(error) != FailureClass.OUT_OF_MEMORY
-    )
+    told = told or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+    return told and not is_out_of_memory(error)
 
 
 def give_up(error: BaseException) -> NoReturn:

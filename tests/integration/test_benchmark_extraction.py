@@ -50,7 +50,7 @@ def test_one_worker_decides() -> None:
 
 def test_ways_are_compared_with_the_plain_loop_of_their_round() -> None:
     plain = [Spent(10.0, 8.0, 2.0), Spent(20.0, 8.0, 2.0), Spent(10.0, 8.0, 2.0)]
-    ours = [Spent(5.0, 10.0, 2.5), Spent(10.0, 10.0, 2.5), Spent(10.0, 10.0, 9.0)]
+    ours = [Spent(5.0, 10.0, 2.25, 0.25), Spent(10.0, 10.0, 2.25, 0.25), Spent(10.0, 10.0, 9.0)]
     base, found = lines({"plain loop": plain, "1 worker": ours})
     assert (base.clips_per_s, base.beyond) == (1.0, 0.0)
     assert (found.clips_per_s, found.beyond) == (2.0, 0.05)

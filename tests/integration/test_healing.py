@@ -229,7 +229,7 @@ def test_named_clips_that_are_unknown_or_left_are_refused(home: Path) -> None:
 
 def test_parts_that_a_shard_holds_or_nobody_wants_are_swept_and_other_files_kept(home: Path) -> None:
     row = next(iter(rows(home, Stage.EXTRACT).values()))
-    parts = home / "run/parts"
+    parts = home / "run/parts/mine"
     leak, stale, other = parts / row.value["part"], parts / "audio/unknown-0.safetensors", parts / "audio/notes.txt"
     for path in (leak, stale, other):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,13 +26,13 @@ class ScriptedWork(Work):
 
     stage = Stage.ACQUIRE
 
-    def __init__(self, ledger: Ledger, place: Place, version: str = "1") -> None:
+    def __init__(self, ledger: Ledger, place: Place, version: str = "1", names: Sequence[str] = CLIPS) -> None:
         super().__init__(place, ledger)
-        self.version = version
+        self.version, self.names = version, names
 
     def enlist(self, lease: Lease) -> Relisting:
         return self.ledger.relist(
-            lease, "x", [Clip(clip_id=name, source="x", video_id=name, location="x") for name in CLIPS]
+            lease, "x", [Clip(clip_id=name, source="x", video_id=name, location="x") for name in self.names]
         )
 
     @property
@@ -40,7 +40,7 @@ class ScriptedWork(Work):
         return WorkerSpec(target="stage_workers:Scripted", kwargs={"folder": str(self.place.folder)})
 
     def targets(self) -> list[Target]:
-        return [Target(name, f"{name}-{self.version if name == 'good1' else '1'}") for name in CLIPS]
+        return [Target(name, f"{name}-{self.version if name == 'good1' else '1'}") for name in self.names]
 
     def intact(self, row: Row) -> bool:
         return not (self.place.folder / f"lost-{row.clip_id}").exists()
@@ -58,13 +58,19 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(dataset="t", home=str(tmp_path))
 
 
-def run(place: Place, selection: Selection = NOTHING_AGAIN, version: str = "1") -> StageSummary:
+def run(
+    place: Place,
+    selection: Selection = NOTHING_AGAIN,
+    version: str = "1",
+    names: Sequence[str] = CLIPS,
+    workers: int = 1,
+) -> StageSummary:
     @flow(name="stage")
     def one_stage() -> StageSummary:
-        pool = PoolConfig(engine="local", workers=1)
+        pool = PoolConfig(engine="local", workers=workers)
         return run_stage(
             Stage.ACQUIRE,
-            lambda ledger: ScriptedWork(ledger, place, version),
+            lambda ledger: ScriptedWork(ledger, place, version, names),
             place,
             pool,
             CONFIG,
@@ -111,6 +117,12 @@ def test_every_clip_ends_and_a_second_run_does_only_what_may_change(
             "bug1": "failed",
             "net1": "done",
         }
+
+
+def test_no_worker_waits_for_the_last_clip_of_a_batch(place: Place) -> None:
+    names = ["patient-good14", *[f"good{number}" for number in range(15)]]  # in batches of four: the fourth has good14
+    summary = run(place, names=names, workers=2)
+    assert (summary.done, summary.failed) == (16, {})
 
 
 def test_a_full_disk_halts_the_stage_and_no_clip_is_charged_for_it(place: Place) -> None:

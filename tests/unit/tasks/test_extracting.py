@@ -107,3 +107,16 @@ def test_parts_that_nobody_wants_and_torn_ones_are_forgotten(work: ExtractWork) 
         work.ledger = ledger
         work.enlist(lease)
     assert [path.exists() for path in (wanted, stale, gone, torn, young)] == [True, False, False, False, True]
+
+
+def test_parts_of_another_data_set_are_left_alone(work: ExtractWork) -> None:
+    other = work.place.model_copy(update={"dataset": "other"})
+    part = other.parts_root / part_name("audio", "c", "0" * 32)
+    mark = part.with_suffix(BEGUN)
+    storage.write_bytes(part, b"x")
+    mark.touch()
+    with Ledger(work.place.ledger_url) as ledger, ledger.lease("d", Stage.EXTRACT, "r") as lease:
+        work.ledger = ledger
+        work.enlist(lease)
+    assert part.exists()
+    assert mark.exists()
