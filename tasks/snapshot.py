@@ -15,7 +15,6 @@ from typing import Any
 
 from pydantic import Field
 
-from dualforce_model import faults
 from dualforce_model.config import Frozen, canonical_json
 from dualforce_model.errors import InputError
 from dualforce_model.layout import Layout
@@ -30,11 +29,7 @@ from dualforce_model.schema import (
     Split,
     TensorStatistics,
     check_shapes,
-    encode_head,
-    encode_manifest,
-    head_key,
     load_snapshot,
-    manifest_key,
     resolve_snapshot,
     specs_among,
     tag_key,
@@ -43,6 +38,7 @@ from dualforce_model.shards import cached_header, is_sound, specs_in, tensor_ent
 from dualforce_model.storage import MissingKeyError, Storage
 from tasks.policy import Policy, judge
 from tasks.records import Clip, Quarantined, Score
+from tasks.snapshot_files import write_snapshot
 from tasks.statistics import statistics_of
 from tasks.texts import missing_texts, shared_text
 
@@ -122,32 +118,39 @@ def build_snapshot(
     """
     if tag is not None:
         tag_key(tag)  # a bad name is refused before the work
-    rows, dropped = decide(candidates, policy, split or SplitConfig())
-    _refuse_nothing(rows, policy, dropped)
+    rows, dropped = _passing(candidates, policy, split or SplitConfig())
     snapshot_id, parent = rows_id(rows, policy), _tagged(store, tag)
     found = _whole(store, snapshot_id, rows)
     if found is None:
-        manifest, counts = encode_manifest(rows), dropped + Counter(quarantined or {})
-        snapshot = Snapshot(
+        head = Snapshot(
             id=snapshot_id,
             dataset=dataset,
             policy=policy.model_dump(mode="json"),
-            quarantined={str(reason): count for reason, count in sorted(counts.items())},
-            failed=dict(sorted((failed or {}).items())),
+            quarantined=_sorted(dropped + Counter(quarantined or {})),
+            failed=_sorted(failed or {}),
             parent=parent if parent != snapshot_id else None,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            manifest_digest=hashlib.sha256(manifest).hexdigest(),
+            manifest_digest="",  # whoever writes the manifest names it
             **_contents(store, rows, encoders or {}, layouts or {}),
         )
-        _write(store, snapshot, manifest)
+        snapshot = write_snapshot(store, head, rows)
     if tag is not None and parent != snapshot_id:
         tag_snapshot(store, snapshot_id, tag)
     return BuiltSnapshot(found or snapshot, written=found is None)
 
 
-def _refuse_nothing(rows: Sequence[SnapshotRow], policy: Policy, dropped: Counter[str]) -> None:
+def _passing(
+    candidates: Iterable[SnapshotCandidate], policy: Policy, split: SplitConfig
+) -> tuple[tuple[SnapshotRow, ...], Counter[str]]:
+    """What `decide` says; raises SnapshotError when nothing passes."""
+    rows, dropped = decide(candidates, policy, split)
     if not rows:
         raise SnapshotError(f"no clip passes the policy {policy.name}: {dict(dropped)}; loosen it or get other clips")
+    return rows, dropped
+
+
+def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
+    return {str(name): count for name, count in sorted(counts.items())}
 
 
 def decide(
@@ -315,14 +318,6 @@ def _whole(store: Storage, snapshot_id: str, wanted: Sequence[SnapshotRow]) -> S
     now = {row.clip_id: row.features for row in wanted}
     moved = [ref for row in rows for name, ref in row.features.items() if now[row.clip_id][name].shard != ref.shard]
     return snapshot if all(is_sound(store, ref) for ref in moved) else None
-
-
-def _write(store: Storage, snapshot: Snapshot, manifest: bytes) -> None:
-    faults.point("snapshot.before_manifest")
-    store.write(manifest_key(snapshot.id), manifest)
-    faults.point("snapshot.before_head")
-    store.write(head_key(snapshot.id), encode_head(snapshot))
-    faults.point("snapshot.after_head")
 
 
 # ------------------------------------------------------------------------------------------- listing, tags, comparing

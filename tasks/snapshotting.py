@@ -332,7 +332,7 @@ def collect(store: str, ledgers: Sequence[str], *, delete: bool) -> Collected:
     for url in ledgers:
         with Ledger(url, missing="refuse") as ledger:
             for dataset in ledger.datasets():
-                rows = ledger.rows(dataset, stage=Stage.EXTRACT, state="done", unlisted=True)
+                rows = ledger.stream(dataset, Stage.EXTRACT, "done", unlisted=True)
                 in_use |= {FeatureRef.model_validate(row.value["ref"]).shard for row in rows}
                 captions |= {caption_digest(clip.caption) for clip in ledger.clips(dataset) if clip.caption}
     found = collect_garbage(held, in_use, captions, dry_run=not delete)

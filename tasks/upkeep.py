@@ -58,13 +58,13 @@ def verify_snapshot(store: Storage, id_or_tag: str) -> Verification:
         rows = schema.read_manifest(store, snapshot)
     except (OSError, SchemaError) as error:
         return Verification(snapshot.id, 0, 0, (*spelled, str(error)))
-    shards = sorted(_shards_of(rows))
-    problems = [problem for shard in shards for problem in _shard_problems(store, shard, rows)]
+    clips = _clips_by_shard(rows)
+    problems = [problem for shard in sorted(clips) for problem in _shard_problems(store, shard, clips[shard])]
     problems += text_problems(store, rows)
     num_bytes = sum(store.size(key) for key in _named(rows) if store.exists(key))
     if not problems:
         problems = _disagreements(store, snapshot, rows)
-    return Verification(snapshot.id, len(shards), num_bytes, (*spelled, *problems))
+    return Verification(snapshot.id, len(clips), num_bytes, (*spelled, *problems))
 
 
 def _spelling(store: Storage, snapshot: Snapshot) -> Iterator[str]:
@@ -100,9 +100,8 @@ def _version_problems(store: Storage, snapshot: Snapshot) -> Iterator[str]:
                 yield str(error)
 
 
-def _shard_problems(store: Storage, shard: str, rows: tuple[SnapshotRow, ...]) -> list[str]:
+def _shard_problems(store: Storage, shard: str, clips: Sequence[str]) -> list[str]:
     """What is wrong with a shard; the first line says which clips have features in it, and what mends them."""
-    clips = [row.clip_id for row in rows if any(ref.shard == shard for ref in row.features.values())]
     problems = list(verify_shard(store, shard, frozenset(clips)))
     if problems:
         more = f" and {len(clips) - SHOWN_CLIPS} more" if len(clips) > SHOWN_CLIPS else ""
@@ -149,17 +148,34 @@ def collect_garbage(
     # In this order: what is made meanwhile is named by what is read later, or too young to go.
     limit, features = time.time() - older_than_s, store.list("features") + store.list(FOLDER)
     notes = [key for kind in (REFUSED, FAILED) for key in store.list(kind)]
+    versions = _versions(store)
+    kept = set(in_use) | {key for key in features if key.startswith(f"{FOLDER}/") and _digest_in(key) in captions}
+    for snapshot in versions:
+        kept |= _named(read_manifest(store, snapshot))
+    abandoned, still_read = _left_behind(store, versions, limit)
+    kept |= still_read
+    unnamed = [key for key in features if key not in kept]
+    unnamed += _idle_notes(store, notes, kept, captions)
+    sizes = _removed(store, unnamed + abandoned, limit, dry_run)
+    return Garbage(tuple(sizes), sum(sizes.values()), len(kept), dry_run)
+
+
+def _versions(store: Storage) -> list[Snapshot]:
+    """Heads of all versions; raises SchemaError where one is damaged, or a tag's is not there."""
     tags = list_tags(store)
-    entries = list_snapshots(store)
-    whole = {entry.snapshot.id for entry in entries}
+    versions = [entry.snapshot for entry in list_snapshots(store)]
+    whole = {snapshot.id for snapshot in versions}
     missing = {tag: target for tag, target in tags.items() if target not in whole}
     if missing:
         raise SchemaError(f"tags without their snapshot: {missing}; restore {head_key(next(iter(missing.values())))}")
-    kept = set(in_use) | {key for key in features if key.startswith(f"{FOLDER}/") and _digest_in(key) in captions}
-    for entry in entries:
-        kept |= _named(read_manifest(store, entry.snapshot))
-    current = {version_key(entry.snapshot.id, entry.snapshot.manifest_digest) for entry in entries}
-    abandoned = []
+    return versions
+
+
+def _left_behind(store: Storage, versions: Sequence[Snapshot], limit: float) -> tuple[list[str], set[str]]:
+    """Files of builds given up and manifests replaced before `limit`; and what those replaced since then name."""
+    whole = {snapshot.id for snapshot in versions}
+    current = {version_key(snapshot.id, snapshot.manifest_digest) for snapshot in versions}
+    abandoned, still_read = list[str](), set[str]()
     for key in store.list("snapshots"):
         if key.split("/")[1] not in whole:
             abandoned.append(key)
@@ -168,17 +184,20 @@ def collect_garbage(
                 if store.modified_at(key) <= limit:
                     abandoned.append(key)
                 else:
-                    kept |= _named(read_version(store, key))
-    unnamed = [key for key in features if key not in kept]
-    unnamed += _idle_notes(store, notes, kept, captions)
+                    still_read |= _named(read_version(store, key))
+    return abandoned, still_read
+
+
+def _removed(store: Storage, keys: Iterable[str], limit: float, dry_run: bool) -> dict[str, int]:
+    """Bytes by key of what is gone, or would be: what nobody wrote since `limit`."""
     sizes: dict[str, int] = {}
-    for key in unnamed + abandoned:
+    for key in keys:
         with suppress(MissingKeyError):
             if store.modified_at(key) <= limit:
                 size = store.size(key)
                 if dry_run or store.delete_unless_newer(key, limit):  # a writer may have come by since
                     sizes[key] = size
-    return Garbage(tuple(sizes), sum(sizes.values()), len(kept), dry_run)
+    return sizes
 
 
 def _idle_notes(store: Storage, notes: Iterable[str], kept: Iterable[str], captions: Collection[str]) -> Iterator[str]:
@@ -198,6 +217,15 @@ def _idle_notes(store: Storage, notes: Iterable[str], kept: Iterable[str], capti
 def _digest_in(key: str) -> str:
     """Digest of the caption of a text or note."""
     return key.rpartition("/")[2].partition(".")[0]
+
+
+def _clips_by_shard(rows: Iterable[SnapshotRow]) -> dict[str, list[str]]:
+    """Ids of the clips that have features in a shard, in the order of the rows."""
+    clips: dict[str, list[str]] = {}
+    for row in rows:
+        for shard in {ref.shard for ref in row.features.values()}:
+            clips.setdefault(shard, []).append(row.clip_id)
+    return clips
 
 
 def _shards_of(rows: Iterable[SnapshotRow]) -> set[str]:

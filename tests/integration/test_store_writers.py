@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dualforce_model.keys import is_temporary
 from dualforce_model.manifests import read_manifest
 from dualforce_model.schema import load_snapshot
 from dualforce_model.shards import cached_header, load_feature, read_header
-from dualforce_model.storage import Storage, is_temporary
+from dualforce_model.storage import Storage
 from tasks.packing import pack_snapshot
 from tasks.snapshot import list_snapshots, list_tags, tag_snapshot
 from tasks.upkeep import collect_garbage, verify_snapshot
@@ -111,6 +112,38 @@ def test_building_tagging_packing_collecting_and_reading_at_once(tmp_path: Path)
     collect_garbage(store, [], dry_run=False, older_than_s=-5.0)
     cached_header.cache_clear()
     assert all(verify_snapshot(store, entry.snapshot.id).sound for entry in entries)
+
+
+def test_building_again_in_place_beside_readers_and_a_collector(tmp_path: Path) -> None:
+    """Each time a shard is damaged that the version names and its features are made again in others."""
+    store, done = Storage(str(tmp_path)), tmp_path / "done"
+    first, expected = small_snapshot(store), small_features(3)
+
+    def build() -> None:
+        try:
+            for number in range(2 * ROUNDS):
+                damaged = read_manifest(store, load_snapshot(store, first.id))[0].features["audio"].shard
+                store.write(damaged, store.read(damaged)[:-1])
+                built = small_snapshot(store, per_shard=3 - number % 2)
+                assert read_manifest(store, built)[0].features["audio"].shard != damaged
+        finally:
+            done.write_text("")
+
+    def read() -> None:
+        while not done.exists():
+            cached_header.cache_clear()
+            rows = read_manifest(store, load_snapshot(store, "latest"))
+            assert [row.clip_id for row in rows] == [f"c{number}" for number in range(first.num_rows)]
+            for name, array in load_feature(store, rows[3].features["video"]).items():
+                np.testing.assert_array_equal(array, expected["video"][name])
+
+    def collect() -> None:
+        while not done.exists():
+            assert collect_garbage(store, [], dry_run=False, older_than_s=GRACE_S).keys == ()
+
+    together(tmp_path, build, read, read, collect)
+    cached_header.cache_clear()
+    assert verify_snapshot(store, first.id).sound
 
 
 def test_a_shard_that_no_ledger_names_yet_outlives_a_collector_beside_its_writer(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Snapshots as commands ask for them."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -211,3 +212,30 @@ def test_a_lost_shard_is_named_with_its_remedy(place: Place) -> None:
         path.unlink()
     with pytest.raises(SnapshotError, match=r"gone or damaged: .*dualforce rerun --damaged --out"):
         build_from_ledger(place, policy_of(place), EXTRACT, CONFIG)
+
+
+# --------------------------------------------------------------------------------------------------------------- gc
+
+
+def test_gc_keeps_what_the_ledger_names_and_never_holds_its_rows_together(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what it knows of clips that left the list, whose features come back with them."""
+    store = Storage(place.store_url)
+    feature_key, fingerprint = feature("left")
+    alone, orphan = (
+        pack_shard(
+            store, "structure", fingerprint, {name: {"motion": np.ones((5, 3), np.float32)}}, {name: feature_key}
+        )
+        for name in ("left", "nobody")
+    )
+    with Ledger(place.ledger_url) as ledger, ledger.lease("d", Stage.EXTRACT, "r") as lease:
+        (row,) = [row for row in ledger.stream("d", Stage.EXTRACT, unlisted=True) if row.clip_id == "left"]
+        ledger.record(lease, [row.model_copy(update={"value": {"ref": alone["left"].model_dump()}})])
+    for key in store.list("features"):
+        os.utime(f"{place.store_url}/{key}", (0, 0))  # sealed long ago
+    with monkeypatch.context() as lent:
+        lent.delattr(Ledger, "rows")
+        found = collect(place.store_url, (place.ledger_url,), delete=True)
+    assert found.keys == (orphan["nobody"].shard,)
+    assert len(store.list("features")) == 2

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dualforce_model import schema
 from dualforce_model.errors import InputError
 from dualforce_model.manifests import is_version, read_manifest
-from dualforce_model.schema import Feature, load_snapshot, tag_key
+from dualforce_model.schema import Feature, Snapshot, SnapshotRow, load_snapshot, tag_key
 from dualforce_model.shards import cached_header, load_feature, pack_shard
 from dualforce_model.storage import Storage, StorageError
 from tasks.packing import pack_snapshot
@@ -114,6 +116,47 @@ def test_a_tag_that_names_nothing_is_told(store: Storage) -> None:
     (problem,) = verify_snapshot(store, snapshot.id).problems
     assert "names 0123456789abcdef, which is not there" in problem
     store.delete(tag_key("lost"))
+
+
+class Counted(tuple[SnapshotRow, ...]):
+    """Rows that count how often somebody goes through them."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[SnapshotRow]:
+        Counted.passes += 1
+        return super().__iter__()
+
+
+def test_verify_goes_through_the_rows_as_often_for_many_shards_as_for_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each shard would be hours for the clips and shards of a large data set."""
+    read, found = schema.read_manifest, list[tuple[int, int]]()
+
+    def counted(held: Storage, snapshot: Snapshot) -> Counted:
+        return Counted(read(held, snapshot))
+
+    monkeypatch.setattr(schema, "read_manifest", counted)
+    for per_shard in (1, 8):
+        store = Storage(str(tmp_path / str(per_shard)))
+        small_snapshot(store, 8, per_shard)
+        monkeypatch.setattr(Counted, "passes", 0)
+        verified = verify_snapshot(store, "latest")
+        assert verified.sound
+        found.append((verified.num_shards, Counted.passes))
+    (many, often), (few, seldom) = found
+    assert (many, few) == (24, 3)
+    assert often == seldom > 0
+
+
+def test_a_damaged_shard_is_told_with_its_clips_and_no_others(tmp_path: Path) -> None:
+    store = Storage(str(tmp_path))
+    rows = read_manifest(store, small_snapshot(store, count=6))
+    shard = rows[2].features["audio"].shard
+    store.write(shard, store.read(shard)[:-1])
+    cut, *_ = verify_snapshot(store, "latest").problems
+    assert "; it holds c2, c3; `dualforce rerun --damaged`" in cut
 
 
 # --------------------------------------------------------------------------------------------------------------- gc
