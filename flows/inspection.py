@@ -17,10 +17,11 @@ from tasks.extracting import ExtractWork
 from tasks.ledger import Ledger
 from tasks.ledger_tables import Holding
 from tasks.place import Place
-from tasks.planning import Plan, TextPlan
+from tasks.planning import GROUPS, Plan, PlanPart, TextPlan, meanings
 from tasks.policy import load_policy
 from tasks.records import FailureClass, Reason, Stage, last_line
 from tasks.stages import clips, plan_stage
+from tasks.staleness import plan_parts
 from tasks.tables import table
 from tasks.text_notes import KnownTexts, known_texts, read_failure, read_refusal, shown
 
@@ -103,14 +104,19 @@ class FailureReport(Frozen):
 
 
 class StagePlan(Plan):
-    """What a stage would do now, and what may come on top."""
+    """What a stage would do now and why, and what may come on top."""
 
     waits_for: dict[Stage, int] = Field({}, description="earlier stages and how many clips each has yet to bring")
+    parts: tuple[PlanPart, ...] = Field(
+        (), description="the same in numbers, of extract by feature; why what changed did"
+    )
+    why: dict[str, str] = Field({}, description="what groups mean that have any and whose name does not say it")
 
     def text(self) -> str:
-        """For people."""
+        """For people: a line for the stage, and below it what is to be said of its parts."""
         brought = " and ".join(f"{stage} has brought {clips(number)}" for stage, number in self.waits_for.items())
-        return f"{self}; more when {brought}" if brought else str(self)
+        head = f"{self}; more when {brought}" if brought else str(self)
+        return "\n".join([head, *[f"  {part.text()}" for part in self.parts if part.text()]])
 
 
 class PipelinePlan(Frozen):
@@ -121,7 +127,7 @@ class PipelinePlan(Frozen):
     captions: TextPlan | None = Field(None, description="of the clips that pass; none: no text features are made")
 
     def text(self) -> str:
-        """For people: a line a stage."""
+        """For people: a few lines a stage, and at the end what groups mean, once for all stages."""
         lines = [f"{stage:<8} {planned.text()}" for stage, planned in self.stages.items()]
         if self.leaving:
             lines.insert(0, f"{'list':<8} {clips(self.leaving)} left it")
@@ -130,6 +136,8 @@ class PipelinePlan(Frozen):
         told = self.captions is not None and self.captions.todo
         if self.leaving or told or any(planned.todo for planned in self.stages.values()):
             lines.append("then a snapshot; if it is a new version, training, generation and evaluation on it")
+        why = {group: words for planned in self.stages.values() for group, words in planned.why.items()}
+        lines += [f"{group}: {words}" for group, words in why.items()]
         return "\n".join(lines)
 
 
@@ -143,7 +151,12 @@ def plan_pipeline(run: PipelineRun) -> PipelinePlan:
             if isinstance(work, AcquireWork):
                 leaving = work.leaving()
             planned, todo = plan_stage(work, ledger, run.stage)
-            stages[work.stage] = StagePlan(**planned.model_dump(), waits_for=dict(waits_for))
+            stages[work.stage] = StagePlan(
+                **planned.model_dump(),
+                waits_for=dict(waits_for),
+                parts=plan_parts(work, ledger, planned),
+                why=meanings([group for group in GROUPS if getattr(planned, group)]),
+            )
             if todo:
                 waits_for[work.stage] = len({target.clip_id for target in todo})
             if isinstance(work, ExtractWork) and (known := known_texts(run.place, run.extract)) is not None:

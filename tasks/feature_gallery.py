@@ -11,10 +11,10 @@ from jaxtyping import Float32, UInt8
 from dualforce_model import clock, flame, media, storage
 from dualforce_model.encoders import Landmarking, Placing, make_encoder
 from dualforce_model.encoders.base import NoFaceError
-from dualforce_model.media import MediaError
-from dualforce_model.schema import Feature, FeatureRef, SchemaError
+from dualforce_model.errors import InputError
+from dualforce_model.schema import Feature, FeatureRef
 from dualforce_model.shards import load_feature
-from dualforce_model.storage import Storage, StorageError
+from dualforce_model.storage import Storage
 from tasks.extract import ExtractConfig
 from tasks.feature_sheet import ClipMedia, Places, feature_sheet, moments
 from tasks.ledger import Ledger
@@ -26,33 +26,57 @@ SHOWN_CLIPS = 6
 FOLDER = "features"  # below home
 WORDS_CHARS = 300
 PAGE_WIDTH_PX = 1000  # of a picture among others
+NOT_HERE = (InputError, OSError, ImportError, RuntimeError)  # bad or missing files, weights, packages, room, memory
 
 
 def features_markdown(place: Place, config: ExtractConfig, run_id: str) -> str:
-    """Pictures of some clips that a run made features of, written below home too. Says why, where one has none."""
+    """Pictures of some clips that a run made features of, written below home too. Says why, where one has none.
+
+    The run is over by then: whatever is not here for a picture (a crop, weights, a package) is said, not raised.
+    """
     with Ledger(place.ledger_url) as ledger:
         made = _made_by(ledger, place.dataset, run_id)
-        crops = {row.clip_id: row.value for row in ledger.rows_of(place.dataset, Stage.CURATE, made)}
+        rows = ledger.rows_of(place.dataset, Stage.CURATE, made)
+    crops = {row.clip_id: place.media_root / str(row.value["path"]) for row in rows if row.state == "done"}
     parts = [f"{len(made)} of the clips that this run encoded. The pictures lie in `{place.folder / FOLDER}`."]
+    structure = None
+    if "structure" in config.modalities and any("structure" in refs for refs in made.values()):
+        try:
+            structure = _structure(config)
+        except NOT_HERE as error:
+            parts.append(f"Landmarks are not shown: {_words(error)}")
+    store = Storage(place.store_url)
+    for clip_id, refs in made.items():
+        try:
+            if clip_id not in crops:
+                raise FileNotFoundError("it has no crop any more")
+            features: dict[str, Feature] = {name: load_feature(store, ref) for name, ref in sorted(refs.items())}
+            picture = _picture(clip_id, _clip_media(crops[clip_id]), features, structure)
+            path = place.folder / FOLDER / f"{clip_id}.jpg"
+            storage.write_bytes(path, picture)
+            small = base64.b64encode(shrunk(path, PAGE_WIDTH_PX)).decode("ascii")
+            parts.append(f"![{clip_id}](data:image/jpeg;base64,{small})")
+        except NOT_HERE as error:
+            parts.append(f"`{clip_id}` cannot be shown: {_words(error)}")
+    return "\n\n".join(parts)
+
+
+def _structure(config: ExtractConfig) -> Any:
+    """The structure encoder, ready to find landmarks where it can. It may be missing here, and at hand on workers."""
     structure = make_encoder(config.structure.encoder.name, config.structure.encoder.config)
     if isinstance(structure, Landmarking):
         structure.load()
-    names = entry_names(structure)
-    for clip_id, refs in made.items():
-        try:
-            clip = _clip_media(place.media_root / str(crops[clip_id]["path"]))
-            store = Storage(place.store_url)
-            features: dict[str, Feature] = {name: load_feature(store, ref) for name, ref in sorted(refs.items())}
-        except (SchemaError, StorageError, MediaError, FileNotFoundError) as error:
-            words = " ".join(str(error).replace("`", "'").split())[:WORDS_CHARS]
-            parts.append(f"`{clip_id}` cannot be shown: `{words}`")
-            continue
-        picture = feature_sheet(clip_id, clip, features, names, _places(structure, clip, features))
-        path = place.folder / FOLDER / f"{clip_id}.jpg"
-        storage.write_bytes(path, picture)
-        small = base64.b64encode(shrunk(path, PAGE_WIDTH_PX)).decode("ascii")
-        parts.append(f"![{clip_id}](data:image/jpeg;base64,{small})")
-    return "\n\n".join(parts)
+    return structure
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, in one line that no markdown reads as its own."""
+    said = " ".join(str(error).replace("`", "'").split())[:WORDS_CHARS]
+    return f"`{said or type(error).__name__}`"
+
+
+def _picture(clip_id: str, clip: ClipMedia, features: Mapping[str, Feature], structure: Any) -> bytes:
+    return feature_sheet(clip_id, clip, features, entry_names(structure), _places(structure, clip, features))
 
 
 def _places(structure: Any, clip: ClipMedia, features: Mapping[str, Feature]) -> Places:
@@ -60,7 +84,7 @@ def _places(structure: Any, clip: ClipMedia, features: Mapping[str, Feature]) ->
     shown = moments(len(clip.frames))
     if isinstance(structure, Placing) and "structure" in features:
         return list(structure.places(features["structure"]["motion"])[shown])
-    if not isinstance(structure, Landmarking):
+    if not isinstance(structure, Landmarking) or "structure" not in features:
         return ()
     return [_landmarks(structure, clip.frames[moment]) for moment in shown]
 
@@ -91,13 +115,9 @@ def _entries(place: slice) -> range:
 
 
 def _made_by(ledger: Ledger, dataset: str, run_id: str) -> dict[str, dict[str, FeatureRef]]:
-    """The first clips of which a run made anything, with all that they have."""
-    chosen: dict[str, dict[str, FeatureRef]] = {}
-    for row in ledger.stream(dataset, Stage.EXTRACT, "done"):
-        if row.run_id == run_id:
-            chosen.setdefault(row.clip_id, {})
-        if len(chosen) == SHOWN_CLIPS:
-            break
+    """Some clips of which a run made anything, with all that they have."""
+    found = ledger.clips_of_run(dataset, Stage.EXTRACT, run_id, SHOWN_CLIPS)
+    chosen: dict[str, dict[str, FeatureRef]] = {clip_id: {} for clip_id in found}
     for row in ledger.rows_of(dataset, Stage.EXTRACT, chosen):
         if row.state == "done":
             chosen[row.clip_id][row.feature] = FeatureRef.model_validate(row.value["ref"])

@@ -178,6 +178,12 @@ class Ledger:
             found += [row_of(columns) for columns in self._each(query.where(states.c.clip_id.in_(chunk)))]
         return found
 
+    def clips_of_run(self, dataset: str, stage: Stage, run_id: str, limit: int) -> list[str]:
+        """Some clips of which a run made something that is still there, at most `limit`; no values are read for it."""
+        query = self._states([states.c.clip_id], dataset, stage, "done", False).where(states.c.run_id == run_id)
+        with self._reading() as connection:
+            return sorted(connection.execute(query.distinct().limit(limit)).scalars())
+
     def standings(self, dataset: str, stage: Stage) -> Iterator[Standing]:
         """What a plan asks of a stage's rows, in no order, one at a time."""
         columns = [states.c.clip_id, states.c.feature, states.c.key, states.c.state, states.c.attempts]

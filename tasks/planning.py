@@ -12,17 +12,14 @@ from pydantic import Field
 from dualforce_model.config import Frozen
 from tasks.ledger_tables import Row, State
 
-_WHY = {
-    "new": "never tried",
-    "changed": "made from something else than now",
-    "retryable": "failed, attempts left; or a rerun asks",
+GROUPS = ("new", "changed", "retryable", "lost", "done", "impossible", "exhausted")
+_WHY = {  # of the others the name says it, or of what is changed each part of a plan
+    "retryable": "failed before, with attempts left",
     "lost": "made once, but gone or damaged since",
-    "done": "there already",
-    "impossible": "can never pass as it is",
-    "exhausted": "failed too often; `rerun` tries again",
+    "impossible": "refused for what the clip is; tried again when what it is made from changes, or by `rerun --clip`",
+    "exhausted": "failed too often; `rerun` tries again, `failures` says why",
 }
-_TODO = ("new", "changed", "retryable", "lost")
-_EXAMPLES = 3
+_FEATURE_WIDTH = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +52,7 @@ class Plan(Frozen):
     @property
     def total(self) -> int:
         """How many ids were sorted."""
-        return sum(len(getattr(self, group)) for group in _WHY)
-
-    def markdown(self) -> str:
-        """Table of the groups: how many, why, and the first few ids."""
-        lines = ["| group | number | runs | why | first |", "| --- | ---: | --- | --- | --- |"]
-        for group, why in _WHY.items():
-            ids = getattr(self, group)
-            runs = "yes" if group in _TODO else "no"
-            lines.append(f"| {group} | {len(ids)} | {runs} | {why} | {', '.join(ids[:_EXAMPLES])} |")
-        return "\n".join(lines)
+        return sum(len(getattr(self, group)) for group in GROUPS)
 
     def __str__(self) -> str:
         if not self.todo:
@@ -72,7 +60,7 @@ class Plan(Frozen):
         return ", ".join(self._numbers())
 
     def _numbers(self) -> list[str]:
-        return [f"{len(getattr(self, group))} {group}" for group in _WHY if getattr(self, group)]
+        return [f"{len(getattr(self, group))} {group}" for group in GROUPS if getattr(self, group)]
 
 
 def plan(
@@ -88,7 +76,7 @@ def plan(
     After `attempts` charged failures with the same key an id is exhausted. With `rerun`, exhausted and impossible
     ids count as retryable. `lost` are ids whose result was looked for and not found whole: done ones are made again.
     """
-    groups: dict[str, list[str]] = {group: [] for group in _WHY}
+    groups: dict[str, list[str]] = {group: [] for group in GROUPS}
     for name, key in wanted.items():
         group = _group(key, rows.get(name), attempts, rerun)
         groups["lost" if group == "done" and name in lost else group].append(name)
@@ -107,6 +95,39 @@ def _group(key: str, row: Row | Standing | None, attempts: int, rerun: bool) -> 
     if row.state == "impossible":
         return "impossible"
     return "retryable" if row.attempts < attempts else "exhausted"
+
+
+def meanings(groups: Collection[str]) -> dict[str, str]:
+    """What it means to be in these groups, of those whose name does not say it."""
+    return {group: why for group, why in _WHY.items() if group in groups}
+
+
+class PlanPart(Frozen):
+    """A plan's numbers of one feature, or of a stage that has only one thing to make; and why what changed did."""
+
+    feature: str = Field("", description="of extract; empty at the other stages")
+    numbers: dict[str, int] = Field(description="ids by group, of the groups that have any")
+    changed_for: dict[str, int] = Field({}, description="what is changed, by the reason, as far as it was looked at")
+    looked_at: int = Field(0, ge=0, description="how many of those that are changed were looked at: the first")
+
+    def text(self) -> str:
+        """For people: a feature with all that is not done, a stage with why what changed did; or nothing."""
+        if not self.feature:
+            return f"changed{self._why_changed()}" if self.changed_for else ""  # the stage's line has the numbers
+        told = {group: f"{self.numbers[group]} {group}" for group in GROUPS if self.numbers.get(group)}
+        if "changed" in told:
+            told["changed"] += self._why_changed()
+        first = ", ".join(told[group] for group in ("new", "changed") if group in told)
+        others = ", ".join(told[group] for group in told if group not in ("new", "changed", "done"))
+        said = "; ".join(filter(None, (first, others)))  # why what is changed is may have commas of its own
+        return f"{self.feature:<{_FEATURE_WIDTH}} {said}" if said else ""
+
+    def _why_changed(self) -> str:
+        if not self.changed_for:
+            return ""
+        causes = [why if len(self.changed_for) == 1 else f"{count} {why}" for why, count in self.changed_for.items()]
+        partly = f" (of the first {self.looked_at})" if self.looked_at < self.numbers["changed"] else ""
+        return f": {' and '.join(causes)}{partly}"
 
 
 class TextPlan(Frozen):

@@ -10,18 +10,19 @@ import pytest
 from PIL import Image
 
 from dualforce_model import clock, flame, media
-from dualforce_model.encoders import FaceDctStructure
+from dualforce_model.encoders import EncoderChoice, FaceDctStructure
 from dualforce_model.schema import Feature
 from dualforce_model.shards import pack_shard
 from dualforce_model.storage import Storage
 from tasks.artifacts import GALLERY_BYTES
 from tasks.extract import ExtractConfig
+from tasks.extractors import StructureConfig
 from tasks.feature_gallery import FOLDER, SHOWN_CLIPS, entry_names, features_markdown
 from tasks.feature_sheet import DOT, FRAME_PX, FRAMES, ClipMedia, feature_sheet, lanes_of, moments
 from tasks.ledger import Ledger
 from tasks.ledger_tables import Row
 from tasks.place import Place
-from tasks.records import Clip, Stage
+from tasks.records import Clip, Reason, Stage
 
 NUM_FRAMES = 29
 HOSTILE = "../<b>\x00$\\frac{1}$\n Ж"
@@ -164,3 +165,49 @@ def test_a_clip_that_cannot_be_shown_says_why(place: Place) -> None:
     page = features_markdown(place, ExtractConfig(), "r")
     assert re.search(r"`c0` cannot be shown: `.*c0\.mp4", page)
     assert not (place.folder / FOLDER / "c0.jpg").exists()
+
+
+def test_a_clip_whose_crop_was_refused_since_says_so(place: Place) -> None:
+    with Ledger(place.ledger_url) as ledger, ledger.lease("d", Stage.CURATE, "q") as lease:
+        refused = {"state": "impossible", "reason": Reason.NO_FACE, "key": "other"}
+        ledger.record(lease, [Row(clip_id=f"c{number}", stage=Stage.CURATE, **refused) for number in range(7)])
+    page = features_markdown(place, ExtractConfig(), "r")
+    assert page.count("cannot be shown: `it has no crop any more`") == SHOWN_CLIPS
+
+
+def test_a_page_that_cannot_be_written_ends_no_run(place: Place) -> None:
+    (place.folder / FOLDER).write_text("a file where the folder should be")
+    assert features_markdown(place, ExtractConfig(), "r").count("cannot be shown") == SHOWN_CLIPS
+
+
+def structure_of(**settings: object) -> StructureConfig:
+    return StructureConfig(encoder=EncoderChoice(name="mediapipe_structure", config=settings))
+
+
+def unloadable(folder: Path) -> StructureConfig:
+    """An encoder that is built and whose weights are no model."""
+    (folder / "face_landmarker.task").write_bytes(b"no model")
+    return structure_of(weights=str(folder / "face_landmarker.task"))
+
+
+@pytest.mark.parametrize("broken", ["missing", "unloadable", "unknown"])
+def test_an_encoder_that_cannot_be_had_here_costs_landmarks_alone(place: Place, tmp_path: Path, broken: str) -> None:
+    if broken == "unloadable":
+        pytest.importorskip("mediapipe")
+    structure = {
+        "missing": lambda: structure_of(weights=str(tmp_path / "nowhere")),
+        "unloadable": lambda: unloadable(tmp_path),
+        "unknown": lambda: StructureConfig(encoder=EncoderChoice(name="of_another_release")),
+    }[broken]()
+    page = features_markdown(place, ExtractConfig(structure=structure), "r")
+    (note,) = [part for part in page.split("\n\n") if part.startswith("Landmarks are not shown")]
+    assert re.fullmatch(r"Landmarks are not shown: `.+`", note)
+    assert page.count("![c") + page.count("cannot be shown") == SHOWN_CLIPS
+    assert "![c" in page
+
+
+def test_where_no_structure_is_made_no_encoder_is_asked_for_landmarks(place: Place, tmp_path: Path) -> None:
+    config = ExtractConfig(modalities=("audio",), structure=structure_of(weights=str(tmp_path / "nowhere")))
+    page = features_markdown(place, config, "r")
+    assert "Landmarks" not in page
+    assert "![c" in page

@@ -47,6 +47,17 @@ def test_rows_of_some_clips_are_theirs_alone(ledger: Ledger) -> None:
     assert ledger.rows_of("d", Stage.CURATE, ["c0"]) == ledger.rows_of("d", Stage.EXTRACT, []) == []
 
 
+def test_clips_that_a_run_made_something_of_are_found_by_its_id(ledger: Ledger) -> None:
+    filled(ledger)
+    assert ledger.clips_of_run("d", Stage.EXTRACT, "r", 10) == ["c0", "c2", "c3"], "c1 failed, c4 left the list"
+    some = ledger.clips_of_run("d", Stage.EXTRACT, "r", 2)
+    assert len(set(some)) == 2
+    assert set(some) < {"c0", "c2", "c3"}
+    assert (
+        ledger.clips_of_run("d", Stage.EXTRACT, "another", 10) == ledger.clips_of_run("d", Stage.CURATE, "r", 1) == []
+    )
+
+
 def test_a_stream_without_values_is_the_same_but_for_them(ledger: Ledger) -> None:
     filled(ledger)
     bare = sorted(ledger.stream("d", Stage.EXTRACT, values=False), key=lambda row: (row.clip_id, row.feature))

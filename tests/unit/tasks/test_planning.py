@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.ledger import Row
-from tasks.planning import Plan, TextPlan, plan
+from tasks.planning import GROUPS, Plan, PlanPart, TextPlan, meanings, plan
 from tasks.records import FailureClass, Reason, Stage
 
 KEYS = st.sampled_from(["k1", "k2"])
@@ -90,13 +90,30 @@ def test_when_all_is_done_there_is_nothing_to_do(wanted: dict[str, str]) -> None
         assert str(planned) == f"nothing to do, {len(wanted)} done" if wanted else "nothing to do"
 
 
-def test_the_table_says_what_runs_and_why() -> None:
+def test_a_line_says_how_many_are_in_each_group() -> None:
     planned = plan(
         {"a": "k1", "b": "k2", "c": "k1"}, {"b": row("b", "done", "k1", 0), "c": row("c", "failed", "k1", 3)}
     )
     assert str(planned) == "1 new, 1 changed, 1 exhausted"
-    assert "| changed | 1 | yes | made from something else than now | b |" in planned.markdown()
-    assert "| exhausted | 1 | no | failed too often; `rerun` tries again | c |" in planned.markdown()
+
+
+def test_groups_are_those_of_a_plan() -> None:
+    assert set(GROUPS) == set(Plan.model_fields)
+    assert list(meanings(GROUPS)) == ["retryable", "lost", "impossible", "exhausted"]
+    assert "`rerun` tries again" in meanings(["done", "exhausted"])["exhausted"]
+
+
+def test_a_part_is_what_is_not_done_of_a_feature_and_what_is_changed_of_a_stage() -> None:
+    numbers = {"done": 9, "impossible": 1, "exhausted": 1, "changed": 3, "new": 2}
+    told = {"numbers": numbers, "changed_for": {"a crop": 2, "a net": 1}, "looked_at": 3}
+    assert PlanPart(feature="video", **told).text() == (
+        "video     2 new, 3 changed: 2 a crop and 1 a net; 1 impossible, 1 exhausted"
+    )
+    assert PlanPart(**told).text() == "changed: 2 a crop and 1 a net"
+    some = PlanPart(numbers={"changed": 9}, changed_for={"a crop": 4}, looked_at=4)
+    assert some.text() == "changed: a crop (of the first 4)"
+    assert PlanPart(feature="video", numbers={"done": 9}).text() == PlanPart(numbers={"new": 9}).text() == ""
+    assert PlanPart(feature="video", numbers={"changed": 9}).text() == "video     9 changed"
 
 
 def test_a_plan_of_captions_says_what_runs_and_why() -> None:
