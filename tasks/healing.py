@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from contextlib import suppress
+from itertools import islice
 
 from dualforce_model.config import Frozen
 from dualforce_model.manifests import read_manifest
@@ -17,6 +18,8 @@ from tasks.stages import Selection, StageConfig, is_lost, plan_stage, target_id
 from tasks.text_notes import KnownTexts
 from tasks.texts import names_in, remove_damaged
 from tasks.work import Work
+
+ROWS_AT_ONCE = 1000  # clips
 
 
 class Lost(Frozen):
@@ -58,14 +61,19 @@ def _named(store: Storage, tag: str) -> set[str]:
 
 
 def _lost_clips(work: Work, ledger: Ledger) -> frozenset[str]:
-    rows = {target_id(row): row for row in ledger.rows(work.place.dataset, stage=work.stage, state="done")}
-    held = [target for target in work.targets() if target.id in rows]
-    lost = set[str]()
-    with Progress(f"inspect-{work.stage}", len(held), "file") as progress:
-        for target in held:
-            gone = is_lost(work, target.key, rows[target.id])
-            progress.ended([target.id], "lost" if gone else "sound")
-            lost |= {target.clip_id} if gone else set()
+    """Clips that lack something done and wanted, or have it damaged; rows in parts, for all together are gigabytes."""
+    dataset, wanted, lost = work.place.dataset, {target.id: target.key for target in work.targets()}, set[str]()
+    done = [row for row in ledger.standings(dataset, work.stage) if row.state == "done" and target_id(row) in wanted]
+    clips = iter(dict.fromkeys(row.clip_id for row in done))
+    with Progress(f"inspect-{work.stage}", len(done), "file") as progress:
+        while part := list(islice(clips, ROWS_AT_ONCE)):
+            for row in ledger.rows_of(dataset, work.stage, part):
+                name = target_id(row)
+                if row.state != "done" or name not in wanted:
+                    continue
+                gone = is_lost(work, wanted[name], row)
+                progress.ended([name], "lost" if gone else "sound")
+                lost |= {row.clip_id} if gone else set()
     return frozenset(lost)
 
 
@@ -86,7 +94,7 @@ def selections(
     crops = Selection(again=tried | lost.crops)
     _, to_crop = plan_stage(curating, ledger, config, crops)
     videos = {curating.clips[target.clip_id].video_id for target in to_crop}
-    here = {row.clip_id for row in ledger.rows(dataset, stage=Stage.ACQUIRE, state="done")}
+    here = {row.clip_id for row in ledger.standings(dataset, Stage.ACQUIRE) if row.state == "done"}
     needed = {clip_id for clip_id in acquiring.clips if acquiring.clips.video_id(clip_id) in videos}
     return {
         Stage.ACQUIRE: Selection(again=frozenset(needed | (tried - here))),

@@ -117,12 +117,15 @@ def _disagreements(store: Storage, snapshot: Snapshot, rows: tuple[SnapshotRow, 
     problems = []
     if canonical_id(rows, snapshot.policy) != snapshot.id:
         problems.append(f"{snapshot.id}: its rows and policy hash to {canonical_id(rows, snapshot.policy)}")
-    headers = {shard: read_header(store, shard) for shard in _shards_of(rows)}
+    expected: dict[str, list[tuple[str, str, str]]] = {}  # by shard: the headers of all would be gigabytes
     for row in rows:
         for modality, ref in row.features.items():
-            header = headers[ref.shard]
-            if header.keys.get(row.clip_id) != ref.key:
-                problems.append(f"{row.clip_id}: {modality} in {ref.shard} has key {header.keys.get(row.clip_id)}")
+            expected.setdefault(ref.shard, []).append((row.clip_id, modality, ref.key))
+    for shard, features in sorted(expected.items()):
+        keys = read_header(store, shard).keys
+        for clip_id, modality, key in features:
+            if keys.get(clip_id) != key:
+                problems.append(f"{clip_id}: {modality} in {shard} has key {keys.get(clip_id)}")
     if not problems and content_digest(store, rows) != snapshot.content:
         problems.append(f"{snapshot.id}: the arrays are not those it was built from; build it again")
     return problems
