@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dualforce_model.errors import InputError
+from dualforce_model.pretrained.trust import LEGACY, check_vouched
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 INDEX_SUFFIX = ".index.json"
@@ -30,7 +31,7 @@ WIDTHS = {
     "C64": 8,
 }  # fmt: skip
 PICKLED = (".pth", ".pt", ".bin")
-ZIPPED, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0a"  # how files of torch begin, since version 1.6 and before
+ZIPPED = b"PK\x03\x04"  # how files of torch begin, since version 1.6
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 SHOWN = 5  # names that an error lists; the rest are counted
 Report = Callable[[Path, str, str], None]  # file, its tensor or field ("": the whole file), what is wrong with it
@@ -255,8 +256,11 @@ def _mapped(path: Path, stack: ExitStack) -> Iterator[StoredTensor]:
 
 
 def _unpickled(path: Path) -> Iterator[StoredTensor]:
-    """Tensors of a .pth file. Nothing in it is run: only tensors and plain containers are let through."""
+    """Tensors of a .pth file that somebody vouches for. Nothing in it is run: only tensors and plain containers are let
+    through.
+    """
     mapped = _beginning(path) == ZIPPED  # torch maps no others
+    check_vouched([path])
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError as error:

@@ -18,7 +18,7 @@ folder_option = click.option(
 
 @click.group()
 def weights() -> None:
-    """Published models that detectors, measures, encoders and metrics need: list, pull, check."""
+    """Published models that detectors, measures, encoders and metrics need: list, pull, check, pin."""
 
 
 @weights.command("list")
@@ -40,9 +40,19 @@ def list_(folder: Path | None, as_json: bool) -> None:
               "the Hugging Face hub HF_ENDPOINT")  # fmt: skip
 @click.option("--accept-licence", is_flag=True, help="you have read the licences of these models and accept them")
 @click.option("--again", is_flag=True, help="fetch and replace what is there already, too")
+@click.option("--hub", metavar="OWNER/NAME", help="the repository of the Hugging Face hub that the encoder NAME is to "
+              "read instead of its own (the encoder's `hub`); with --revision")  # fmt: skip
+@click.option("--revision", metavar="COMMIT", help="commit of --hub, 40 hex digits")
 @json_option
 def pull(
-    names: tuple[str, ...], folder: Path | None, mirror: str | None, accept_licence: bool, again: bool, as_json: bool
+    names: tuple[str, ...],
+    folder: Path | None,
+    mirror: str | None,
+    accept_licence: bool,
+    again: bool,
+    hub: str | None,
+    revision: str | None,
+    as_json: bool,
 ) -> None:
     """Fetch models from their publishers. A pull that was cut short goes on where it stopped.
 
@@ -51,10 +61,14 @@ def pull(
     Hugging Face hub is read from HF_TOKEN and sent nowhere else.
     """
     from tasks.downloads import DownloadConfig, Downloader
-    from tasks.pulling import Pull, check_pull, offline_by
+    from tasks.pulling import Pull, check_pull, of_hub, offline_by
     from tasks.weight_states import chosen, root_of
 
+    if (hub is None) != (revision is None) or (hub is not None and len(names) != 1):
+        raise click.UsageError("--hub and --revision go together, with the one NAME whose encoder reads what they name")
     models, root = chosen(names), root_of(folder)
+    if hub is not None and revision is not None:
+        models = (of_hub(models[0], hub, revision),)
     config = DownloadConfig.from_environment(mirror)
     check_pull(models, root, offline_by(), lambda each: accept_licence or _accepts(each.model, each.licence))
     with Downloader(config, os.environ.get("HF_TOKEN", ""), show=sys.stderr.isatty()) as downloader:
@@ -69,9 +83,9 @@ def pull(
 def check(names: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
     """Read every byte of the models that are here and compare with their digests.
 
-    Exit code 6 if one is damaged or incomplete, or is named and missing. Without names, all models are looked at, and
-    a missing one is no problem. Nets that can be opened cheaply are opened: their tensors must have the right names
-    and shapes.
+    Exit code 6 if one is damaged, incomplete or not vouched for, or is named and missing. Without names, all models
+    are looked at, and a missing one is no problem. Nets that can be opened cheaply are opened: their tensors must have
+    the right names and shapes.
     """
     from tasks.weight_states import checked, chosen, root_of
 
@@ -79,6 +93,22 @@ def check(names: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
     say(found.model_dump(mode="json"), as_json, found.text())
     if unusable := found.unusable(missing_too=bool(names)):
         raise Finish(PROBLEMS, unusable)
+
+
+@weights.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@json_option
+def pin(files: tuple[Path, ...], as_json: bool) -> None:
+    """Vouch for files of your own: note their SHA-256 in .pulled.json beside them.
+
+    A pickled file (.pth, .pt, .bin, .ckpt, .tar) is opened only where its digest is published or pinned, and so is any
+    file of LivePortrait's motion extractor. Pin what you trained, or have from somebody whom you trust, and nothing
+    else.
+    """
+    from tasks.weight_states import pinned
+
+    found = pinned(files)
+    say(found.model_dump(mode="json"), as_json, found.text())
 
 
 def _accepts(model: str, licence: str) -> bool:

@@ -1,11 +1,14 @@
 """Published weights onto this machine: what is missing is fetched, checked, and takes its name only when it is whole.
 
 pulled = Pull(root_of(None), downloader)(chosen(["yunet"]))
+pulled = Pull(root_of(None), downloader)([of_hub("dinov2", "owner/name", commit)])
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +19,7 @@ from dualforce_model import faults, storage
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InputError
 from dualforce_model.pretrained import PRETRAINED, PublishedFile, Weights
+from dualforce_model.pretrained.hub import COMMIT, REPOSITORY, commit_folder
 from dualforce_model.pretrained.pins import PINS_NAME, Pin, Pins
 from dualforce_model.pretrained.record import MARKERS
 from dualforce_model.stamp import Stamp
@@ -210,7 +214,9 @@ class Pull:
         )
 
     def _hub_files(self, weights: Weights) -> _Planned:
-        """All files of a repository at the commit that it has now; those that make a folder count as whole last."""
+        """Files of a repository, or its parts that are read, at the commit that it has now or at the one that is named;
+        those that make a folder count as whole come last.
+        """
         pins = Pins.read(self.root / weights.folder).files.values()
         begun = {pin.commit for pin in pins if pin.commit and not self.again}  # a pull goes on with the commit it began
         revision = weights.revision or (begun.pop() if len(begun) == 1 else "main")
@@ -218,15 +224,50 @@ class Pull:
         told = self.downloader.listing(url)
         try:
             commit, rows = str(told["sha"]), list(told["siblings"])
-            found = [_row(weights.hub, commit, row) for row in rows if str(row["rfilename"]).endswith(KEPT_SUFFIXES)]
+            rows = [row for row in rows if str(row["rfilename"]).endswith(KEPT_SUFFIXES)]
+            rows = _read_of(rows, weights.parts) if weights.parts else rows
+            found = [_row(weights.hub, commit, row) for row in rows]
         except (KeyError, TypeError, ValueError) as error:
             raise WrongBytesError(f"{url}: not a list of files as the hub gives it: {error!r}") from error
         if not 0 < len(found) <= MAX_FILES:
             raise WrongBytesError(f"{url}: {len(found)} files of weights, expected 1 to {MAX_FILES}")
-        if not any(each.name in MARKERS for each in found):
+        if not any((Path(each.name).name if weights.parts else each.name) in MARKERS for each in found):
             raise WrongBytesError(f"{url}: neither of {' and '.join(MARKERS)} is listed: no folder that can be read")
         found.sort(key=lambda each: (each.name in MARKERS, "/" not in each.name, each.name))
         return _Planned(weights, tuple(found), commit)
+
+
+def of_hub(model: Weights, repository: str, commit: str) -> Weights:
+    """A model as another repository of the hub has it at a commit: what the encoder of that name reads of it.
+
+    Raises InputError for names that the hub has not, and for a model that is no folder of the hub.
+    """
+    from dualforce_model.encoders import ENCODERS  # it imports torch
+
+    form = getattr(ENCODERS.get(model.name), "form", None)
+    if form is None:
+        readers = ", ".join(name for name, kind in ENCODERS.items() if hasattr(kind, "form"))
+        raise InputError(f"{model.name}: no model that another repository of the hub can replace; there are: {readers}")
+    if not re.fullmatch(REPOSITORY, repository):
+        raise InputError(f"--hub {repository!r}: expected owner/name of a repository of the Hugging Face hub")
+    if not re.fullmatch(COMMIT, commit):
+        raise InputError(f"--revision {commit!r}: expected a commit, 40 hex digits: a branch may be another tomorrow")
+    url = f"{HUB}/{repository}/tree/{commit}"
+    return replace(
+        model, folder=commit_folder(repository, commit), origin=f"{repository} at {commit}", url=url, files=(),
+        licence="as its publisher says", hub=repository, revision=commit, parts=form.parts,
+    )  # fmt: skip
+
+
+def _read_of(rows: Sequence[dict[str, Any]], parts: Sequence[str]) -> list[dict[str, Any]]:
+    """Files that fit one of the patterns; pickled ones only where their folder has no safe ones."""
+    read = [row for row in rows if any(fnmatch(str(row["rfilename"]), part) for part in parts)]
+    safe = {_folder(row) for row in read if str(row["rfilename"]).endswith(".safetensors")}
+    return [row for row in read if not (_folder(row) in safe and ".bin" in Path(str(row["rfilename"])).suffixes)]
+
+
+def _folder(row: dict[str, Any]) -> str:
+    return str(row["rfilename"]).rpartition("/")[0]
 
 
 def _part(target: Path) -> Path:

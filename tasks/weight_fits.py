@@ -22,7 +22,10 @@ LOADERS = {  # model -> what reads its file; importing all of them would take se
 
 
 def misfits(weights: Weights, folder: Path, names: Sequence[str]) -> list[str]:
-    """What is wrong with a model's files, in words; empty where they fit, or where nothing here looks into them."""
+    """What is wrong with a model's files, in words; empty where they fit, or where nothing here looks into them.
+
+    Raises UntrustedWeightsError for a file that is not opened, since nobody vouches for it.
+    """
     if weights.model not in LOADERS and not any(name.endswith((SAFETENSORS, INDEX)) for name in names):
         return []
     from dualforce_model.weight_files import WeightsError, listed, read_header, read_index  # it imports torch

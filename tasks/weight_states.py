@@ -14,9 +14,17 @@ from pydantic import Field
 from dualforce_model import storage
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InputError
-from dualforce_model.pretrained import PRETRAINED, WEIGHTS_FOLDER, MissingWeightsError, Weights
-from dualforce_model.pretrained.pins import Pin, Pins
+from dualforce_model.pretrained import (
+    PRETRAINED,
+    WEIGHTS_FOLDER,
+    MissingWeightsError,
+    UntrustedWeightsError,
+    Weights,
+    check_vouched,
+)
+from dualforce_model.pretrained.pins import BY_PERSON, Pin, Pins, pin_file
 from dualforce_model.pretrained.record import visible_files
+from dualforce_model.pretrained.trust import is_pickled
 from dualforce_model.stamp import Stamp
 from tasks.weight_fits import misfits
 
@@ -27,6 +35,7 @@ class State(StrEnum):
     VERIFIED = "verified"  # its bytes are those that were published or pinned
     UNCHECKED = "present, not checked"  # a digest is known; `check` compares
     UNPINNED = "present, not pinned"  # nobody has published a digest, and it was not pulled
+    UNTRUSTED = "not vouched for"  # the same of a file that is opened only where its digest is known
     INCOMPLETE = "incomplete"
     MISSING = "missing"
     DAMAGED = "damaged"
@@ -61,7 +70,7 @@ class Survey(Frozen):
 
     def unusable(self, missing_too: bool) -> str:
         """Names of the models that cannot be used, by how they stand; empty where all can."""
-        states = (State.DAMAGED, State.INCOMPLETE, *((State.MISSING,) if missing_too else ()))
+        states = (State.DAMAGED, State.UNTRUSTED, State.INCOMPLETE, *((State.MISSING,) if missing_too else ()))
         names = {state: [each.name for each in self.models if each.state is state] for state in states}
         return "; ".join(f"{state}: {', '.join(found)}" for state, found in names.items() if found)
 
@@ -72,6 +81,31 @@ class Survey(Frozen):
         for each in self.models:
             lines += [each.line(), *(f"{'':<23}! {detail}" for detail in each.details)]
         return "\n".join(lines)
+
+
+class PinnedFile(Frozen):
+    """A file that a person vouches for."""
+
+    path: str
+    sha256: str
+    num_bytes: int
+
+
+class Pinned(Frozen):
+    """What was pinned."""
+
+    files: tuple[PinnedFile, ...]
+
+    def text(self) -> str:
+        """Each file with its digest."""
+        return "\n".join(f"{each.path}: {each.num_bytes} bytes, SHA-256 {each.sha256}, pinned" for each in self.files)
+
+
+def pinned(paths: Iterable[Path]) -> Pinned:
+    """Pin files as they are now: the person who says so vouches for them. Raises InputError for what is no file."""
+    pins = [(path, pin_file(path)) for path in paths]
+    return Pinned(files=tuple(PinnedFile(path=str(path), sha256=pin.sha256, num_bytes=pin.seen.num_bytes)
+                              for path, pin in pins))  # fmt: skip
 
 
 def chosen(names: Sequence[str]) -> tuple[Weights, ...]:
@@ -105,6 +139,8 @@ def state_of(weights: Weights, root: Path, read: bool = False) -> ModelState:
     pins = Pins.read(folder)
     names = files_of(weights, pins)
     present = [name for name in names if (folder / name).is_file()]
+    if not present and (own := _pinned_by_other_name(weights, folder, pins)):
+        names, present = (own,), [own]
     details: list[str] = []
     if not present:
         state, where = _by_other_names(weights, folder, details)
@@ -127,17 +163,27 @@ def state_of(weights: Weights, root: Path, read: bool = False) -> ModelState:
     return _told(weights, state, folder / present[0] if weights.pattern else folder, details)
 
 
+def _pinned_by_other_name(weights: Weights, folder: Path, pins: Pins) -> str:
+    """Name of the one file that is read in the place of the published one, where it is pinned; empty otherwise."""
+    offered = weights.offered(folder, *filter(None, (weights.pattern, *weights.also)))
+    return offered[0].name if len(offered) == 1 and offered[0].name in pins.files else ""
+
+
 def files_of(weights: Weights, pins: Pins) -> tuple[str, ...]:
     """Names of a model's files below its folder; of one that the hub lists, what it listed, else what was pulled."""
     return tuple(each.name for each in weights.files) or (pins.listing or tuple(pins.files) if weights.hub else ())
 
 
 def expected(weights: Weights, name: str, pins: Pins) -> tuple[str, int]:
-    """Digest and size that a file should have: as published, else as pinned; "" and 0 where nobody knows."""
+    """Digest and size that a file should have: as a person pinned it, else as published, else as pinned by a pull; ""
+    and 0 where nobody knows.
+    """
+    pin = pins.files.get(name)
+    if pin is not None and pin.vouched == BY_PERSON:
+        return pin.sha256, pin.seen.num_bytes
     for each in weights.files:
         if each.name == name and each.sha256:
             return each.sha256, each.num_bytes
-    pin = pins.files.get(name)
     return (pin.sha256, pin.seen.num_bytes) if pin else ("", 0)
 
 
@@ -168,7 +214,12 @@ def _state_of_file(weights: Weights, folder: Path, name: str, pins: Pins, read: 
 
 def _fitting(weights: Weights, folder: Path, names: Sequence[str], state: State, details: list[str]) -> State:
     """The state, or damaged where the files are not what the net takes, whoever vouches for their bytes."""
-    wrong = misfits(weights, folder, names)
+    try:
+        check_vouched([folder / name for name in names if is_pickled(folder / name)])
+        wrong = misfits(weights, folder, names)
+    except UntrustedWeightsError as error:
+        details.append(str(error))
+        return State.UNTRUSTED
     details += wrong
     return State.DAMAGED if wrong else state
 

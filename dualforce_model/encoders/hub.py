@@ -3,13 +3,13 @@
 class Hubert(PublishedEncoder):
     form = Form("transformers", "HubertModel", ("hubert",))
 
-The folder lies on this machine, or in the hub's cache under a pinned commit. What is read from it is checked before a
-net is built, no code that comes with it is run, and its weights have to be all that the net needs and nothing else.
+The folder lies on this machine: named, below the folder of weights, or in the hub's cache under a pinned commit.
+Nothing is downloaded. What is read from it is checked before a net is built, no code that comes with it is run, and its
+weights have to be all that the net needs and nothing else.
 """
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dualforce_model.batching import is_out_of_memory
 from dualforce_model.config import ConfigError, Frozen, digest
-from dualforce_model.pretrained import MissingWeightsError, Weights, weights_digest
+from dualforce_model.pretrained import WEIGHTS_FOLDER, MissingWeightsError, Weights, check_vouched, weights_digest
+from dualforce_model.pretrained.hub import COMMIT, REPOSITORY, commit_folder
 from dualforce_model.weight_files import INDEX_SUFFIX, WeightsError, listed, read_index, read_json, refuse
 
 CONFIG_NAME, PREPROCESSOR_NAME = "config.json", "preprocessor_config.json"
@@ -28,7 +30,6 @@ STEMS = {  # names of weights, safe ones first
     "transformers": ("model.safetensors", "pytorch_model.bin"),
     "diffusers": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
 }
-OFFLINE = ("HF_HUB_OFFLINE", "DUALFORCE_OFFLINE")
 MAX_JSON_BYTES = 1 << 20
 # What config.json says of who wrote it and how it was stored; what the net computes in is ours to say.
 UNSAID = {"_name_or_path", "transformers_version", "_diffusers_version", "architectures", "torch_dtype", "dtype"}
@@ -45,12 +46,13 @@ class PublishedConfig(Frozen):
     )
     hub: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$",
-        description="repository of the Hugging Face hub, owner/name, in place of a folder",
+        pattern=REPOSITORY,
+        description="repository of the Hugging Face hub, owner/name, in place of a folder; `dualforce weights pull "
+        "NAME --hub` fetches it, and nothing else does",
     )
     revision: str | None = Field(
         None,
-        pattern=r"^[0-9a-f]{40}$",
+        pattern=COMMIT,
         description="commit of that repository, 40 hex digits: branches and tags may name another one tomorrow",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="what the net computes in")
@@ -81,12 +83,28 @@ class Form:
     kinds: tuple[str, ...]  # what config.json calls it (`model_type` or `_class_name`)
     subfolder: str = ""  # where it lies in a repository of several models
     others: tuple[str, ...] = ()  # beginnings of names of tensors that belong to other parts of what was published
-    also: tuple[str, ...] = ()  # what else is fetched from a repository, as paths in it
+    also: tuple[str, ...] = ()  # what else is read of a repository, as paths in it
 
     @property
     def kind_key(self) -> str:
         """Where config.json says its kind."""
         return "model_type" if self.package == "transformers" else "_class_name"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Patterns of what is read of a repository, whatever its weights are called."""
+        return tuple(dict.fromkeys(part for stem in STEMS[self.package] for part in self.parts_with(stem)))
+
+    def parts_with(self, stem: str) -> tuple[str, ...]:
+        """Patterns of what is read of a repository whose weights have that name."""
+        base, _, suffix = stem.rpartition(".")
+        names = (CONFIG_NAME, PREPROCESSOR_NAME, f"{base}*.{suffix}", f"{stem}{INDEX_SUFFIX}")
+        return (*(f"{place}{each}" for place in self.places for each in names), *self.also)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where a repository may have it: at its root, or in a folder."""
+        return ("", f"{self.subfolder}/") if self.subfolder else ("",)
 
 
 class PublishedEncoder:
@@ -115,7 +133,11 @@ class PublishedEncoder:
 
     @property
     def weights_digest(self) -> str:
-        """Over names and digests of the files that are read, wherever they lie; of config.json, what is of the net."""
+        """Over names and digests of the files that are read, wherever they lie; of config.json, what is of the net.
+
+        Raises UntrustedWeightsError for pickled files that nobody vouches for.
+        """
+        self._check_vouched()
         return digest([[file.name, self._file_digest(file)] for file in sorted(self._files())])
 
     def fingerprint(self) -> str:
@@ -124,8 +146,11 @@ class PublishedEncoder:
         return digest(self.name, self.version, settings, self.weights_digest)
 
     def load(self, device: str = "cpu") -> None:
-        """Read the weights to a device. Raises DamagedWeightsError."""
+        """Read the weights to a device. Raises DamagedWeightsError, and UntrustedWeightsError for pickled files that
+        nobody vouches for.
+        """
         if self._net is None:
+            self._check_vouched()
             self._net = self._open()
         self._net.to(device)
         self._device = device
@@ -165,13 +190,37 @@ class PublishedEncoder:
     def _find(self) -> Path:
         assert self.weights is not None
         if self._settings.hub is not None:
-            root = _fetched(self.name, self.form, self._settings.hub, str(self._settings.revision))
+            root = self._of_hub(self._settings.hub, str(self._settings.revision))
         else:
             root = self.weights.find(self._settings.weights)
         if root.is_file():
             raise MissingWeightsError(f"{root}: a file; {self.name} needs the folder that holds it and {CONFIG_NAME}")
         inside = root / self.form.subfolder
         return inside if not (root / CONFIG_NAME).is_file() and (inside / CONFIG_NAME).is_file() else root
+
+    def _of_hub(self, hub: str, revision: str) -> Path:
+        """The folder with that commit, as it was pulled or as the hub's cache has it. The network is not asked."""
+        pulled = Path(WEIGHTS_FOLDER).expanduser() / commit_folder(hub, revision)
+        for root in (pulled, _cached(self.form, hub, revision)):
+            if root is not None and any(_is_whole(root, self.form, stem) for stem in STEMS[self.form.package]):
+                return root
+        raise MissingWeightsError(
+            f"{hub} at {revision}: {self.name} needs it, and it is whole neither in {pulled} nor in the hub's cache. "
+            f"Nothing is downloaded for you: get it with: {self._command}, or name a folder in config.weights"
+        )
+
+    @property
+    def _command(self) -> str:
+        assert self.weights is not None
+        told = self._settings
+        return self.weights.command + (f" --hub {told.hub} --revision {told.revision}" if told.hub is not None else "")
+
+    def _check_vouched(self) -> None:
+        safe = STEMS[self.form.package][0]
+        files = self._weight_files()
+        if not files[0].name.startswith(safe):
+            pickled = [file for file in files if not file.name.endswith(INDEX_SUFFIX)]
+            check_vouched(pickled, command=f"{self._command} --again")
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -206,7 +255,7 @@ class PublishedEncoder:
         assert self.weights is not None
         names = " or ".join(STEMS[self.form.package])
         raise MissingWeightsError(
-            f"{self.folder}: no {names} in it, and no index of its shards; get it with: {self.weights.command}"
+            f"{self.folder}: no {names} in it, and no index of its shards; get it with: {self._command}"
         )
 
     def _file_digest(self, file: Path) -> str:
@@ -236,9 +285,9 @@ class PublishedEncoder:
         try:
             with _no_bars(self.form.package):
                 net, info = kind.from_pretrained(str(self.folder), **options)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
         except Exception as error:  # a hostile or torn folder makes the package fail in ways of its own
+            if is_out_of_memory(error):
+                raise
             self._refuse(error)
         self._complete(info)
         for name, tensor in net.named_parameters():
@@ -283,54 +332,17 @@ def _spoken(said: Any) -> Any:
     return {key: _spoken(each) for key, each in said.items() if key not in UNSAID} if isinstance(said, dict) else said
 
 
-def _fetched(name: str, form: Form, hub: str, revision: str) -> Path:
-    """Folder of the hub's cache with that commit.
-
-    A commit never changes: what the cache has whole is taken without asking the network. Only what it lacks is
-    downloaded, unless that is forbidden.
-    """
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    offline = any(os.environ.get(each, "").strip().lower() not in ("", "0", "false", "no") for each in OFFLINE)
-    try:
-        root = _cached(form, hub, revision)
-        if root is not None and (offline or any(_is_whole(root, form, stem) for stem in STEMS[form.package])):
-            return root  # offline, whoever reads it says what it lacks
-        if offline:
-            raise LocalEntryNotFoundError("the network may not be used (" + " or ".join(OFFLINE) + ")")
-        for stem in STEMS[form.package]:
-            root = _snapshot(form, stem, hub, revision, cached=False)
-            if _is_whole(root, form, stem):
-                break
-    except (HfHubHTTPError, OSError) as error:
-        raise MissingWeightsError(
-            f"{hub} at {revision}: not in the hub's cache, and {' '.join(str(error).split())[:300]}; {name} needs it: "
-            "fetch it where there is a network, or name a folder in config.weights"
-        ) from error
-    assert root is not None, "there are names of weights"
-    return root
-
-
 def _cached(form: Form, hub: str, revision: str) -> Path | None:
-    """The cache's folder of a commit as it is; None where there is none, or the client knows that it is torn."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    for stem in STEMS[form.package]:
-        try:
-            return _snapshot(form, stem, hub, revision, cached=True)
-        except LocalEntryNotFoundError:  # of weights by this name; all folders of a commit are one
-            continue
-    return None
-
-
-def _snapshot(form: Form, stem: str, hub: str, revision: str, *, cached: bool) -> Path:
-    """The cache's folder of a commit with what is read of it, if the weights have this name; `cached`: as it is."""
+    """The hub's cache's folder of a commit as it is; None where there is none, or the client knows that it is torn."""
     from huggingface_hub import snapshot_download
 
-    base, _, suffix = stem.rpartition(".")
-    names = (CONFIG_NAME, PREPROCESSOR_NAME, f"{base}*.{suffix}", f"{stem}{INDEX_SUFFIX}")
-    patterns = [f"{place}{each}" for place in _places(form) for each in names] + [*form.also]
-    return Path(snapshot_download(hub, revision=revision, allow_patterns=patterns, local_files_only=cached))
+    for stem in STEMS[form.package]:
+        parts = list(form.parts_with(stem))
+        try:
+            return Path(snapshot_download(hub, revision=revision, allow_patterns=parts, local_files_only=True))
+        except OSError:  # of weights by this name; all folders of a commit are one
+            continue
+    return None
 
 
 def _is_whole(root: Path, form: Form, stem: str) -> bool:
@@ -340,15 +352,10 @@ def _is_whole(root: Path, form: Form, stem: str) -> bool:
     """
     if form.also and not any((root / each).is_file() for each in form.also):
         return False
-    for folder in (root / place for place in _places(form)):
+    for folder in (root / place for place in form.places):
         index = folder / f"{stem}{INDEX_SUFFIX}"
         sharded = index.is_file() and not (folder / stem).is_file()
         needed = read_index(index, lambda *_: None) if sharded else [stem]  # who reads it says what is wrong with it
         if all((folder / each).is_file() for each in (CONFIG_NAME, *needed)):
             return True
     return False
-
-
-def _places(form: Form) -> list[str]:
-    """Where a repository may have it: at its root, or in a folder."""
-    return list(dict.fromkeys(("", f"{form.subfolder}/" if form.subfolder else "")))

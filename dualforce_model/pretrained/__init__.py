@@ -14,10 +14,9 @@ from dualforce_model.pretrained.record import (
     MissingWeightsError,
     PublishedFile,
     Weights,
-    fingerprint,
-    weights_digest,
 )
 from dualforce_model.pretrained.registry import PRETRAINED
+from dualforce_model.pretrained.trust import UntrustedWeightsError, check_vouched, fingerprint, weights_digest
 
 __all__ = [
     "MAX_BYTES",
@@ -27,7 +26,9 @@ __all__ = [
     "DamagedWeightsError",
     "MissingWeightsError",
     "PublishedFile",
+    "UntrustedWeightsError",
     "Weights",
+    "check_vouched",
     "fingerprint",
     "weights_digest",
 ]

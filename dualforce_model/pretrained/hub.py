@@ -3,8 +3,15 @@
 from dualforce_model.pretrained.record import PublishedFile, Weights
 
 HUB = "https://huggingface.co"
+REPOSITORY = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+COMMIT = r"^[0-9a-f]{40}$"
 WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 WAN_COMMIT = "0fad780a534b6463e45facd96134c9f345acfa5b"
+
+
+def commit_folder(repository: str, commit: str) -> str:
+    """Where files of any repository lie below WEIGHTS_FOLDER, by the names that they have in it."""
+    return f"hub/{repository.replace('/', '--')}/{commit}"
 
 
 def hub_files(repository: str, commit: str, *rows: tuple[str, str, int]) -> tuple[PublishedFile, ...]:

@@ -1,7 +1,8 @@
 """What is known of the files of a published model, kept in `.pulled.json` beside them.
 
 Of each file its digest, its source, and the state in which that digest was last seen to be true. A file that nobody has
-published a digest of is pinned there by the first pull: trust on first use.
+published a digest of is pinned there by the first pull: trust on first use. A file of one's own is pinned there by
+`dualforce weights pin`.
 """
 
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from dualforce_model.errors import InputError
 from dualforce_model.stamp import Stamp
 
 PINS_NAME = ".pulled.json"
+BY_PERSON = "a person"
 FOLDERS_UP = 3  # between a file and the list that may name it: a model of several nets has a folder for each
 
 
@@ -23,7 +25,9 @@ class Pin(Frozen):
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     source: str = Field(max_length=4096, description="where it was pulled from; empty: put there by other means")
-    vouched: str = Field(max_length=40, description="who says it is the right one: reported, hub, or first pull")
+    vouched: str = Field(
+        max_length=40, description="who says it is the right one: reported, hub, first pull, or a person"
+    )
     commit: str = Field("", max_length=64, description="of the hub's repository, where it was told")
     seen: Stamp = Field(description="the file when it had this digest")
 
@@ -62,6 +66,24 @@ class Pins(Frozen):
         return pins
 
 
+def pin_of(path: Path) -> Pin | None:
+    """What the nearest list that names a file says of it. Raises InputError for a list that cannot be read."""
+    place = _place(path)
+    return Pins.read(place[0]).files[place[1]] if place else None
+
+
+def pin_file(path: Path) -> Pin:
+    """Note that a person vouches for a file as it is now. Raises InputError where there is no such file."""
+    path = path.expanduser().absolute()
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name the file of weights itself")
+    folder, name = _place(path) or (path.parent, path.name)
+    stamp = Stamp.of(path)
+    pin = Pin(sha256=storage.file_digest(path), source="", vouched=BY_PERSON, seen=stamp)
+    Pins.read(folder).with_(folder, name, pin)
+    return pin
+
+
 def pinned_digest(path: Path, stamp: Stamp) -> str | None:
     """SHA-256 of a file that is as it was when a pull or check read it: the largest take half a minute to read anew.
 
@@ -70,12 +92,18 @@ def pinned_digest(path: Path, stamp: Stamp) -> str | None:
     """
     if not stamp.mtime_ns:
         return None
+    try:
+        pin = pin_of(path)
+    except (InputError, OSError):
+        return None
+    return pin.sha256 if pin is not None and pin.seen == stamp else None
+
+
+def _place(path: Path) -> tuple[Path, str] | None:
+    """Folder of the nearest list that names a file, and its name there."""
+    path = path.absolute()
     for folder in list(path.parents)[:FOLDERS_UP]:
-        if not (folder / PINS_NAME).is_file():
-            continue
-        try:
-            pin = Pins.read(folder).files.get(path.relative_to(folder).as_posix())
-        except (InputError, OSError):
-            return None
-        return pin.sha256 if pin is not None and pin.seen == stamp else None
+        name = path.relative_to(folder).as_posix()
+        if (folder / PINS_NAME).is_file() and name in Pins.read(folder).files:
+            return folder, name
     return None

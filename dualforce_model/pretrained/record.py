@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from dualforce_model import storage
-from dualforce_model.config import Frozen, digest
 from dualforce_model.errors import InputError
 from dualforce_model.pretrained.pins import pinned_digest
 from dualforce_model.stamp import Stamp
@@ -62,6 +61,7 @@ class Weights:
     by_hand: str = ""  # what a person does to get it, where no program can
     files: tuple[PublishedFile, ...] = ()
     hub: str = ""  # owner/name on the hub, which is asked for the files
+    parts: tuple[str, ...] = ()  # patterns of what is read of the hub's repository; (): all of it
     also: tuple[str, ...] = ()  # patterns of other names that it may have: what its reader takes beside `pattern`
 
     @property
@@ -125,21 +125,6 @@ class Weights:
         )
 
 
-def fingerprint(name: str, version: int, path: Path, config: Frozen) -> str:
-    """32 hex digits over what decides the answer. Where the weights lie does not; what is in them does."""
-    return digest(name, version, weights_digest(name, path), config.model_copy(update={"weights": None}))
-
-
-def weights_digest(name: str, path: Path) -> str:
-    """SHA-256 of a file, or over names and digests of all files of a folder. Raises MissingWeightsError."""
-    files = visible_files(path) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise MissingWeightsError(f"{path}: the weights of {name} were there a moment ago and are gone; put them back")
-    if files == [path]:
-        return _file_digest(path, Stamp.of(path))
-    return digest([[each.relative_to(path).as_posix(), _file_digest(each, Stamp.of(each))] for each in files])
-
-
 def visible_files(folder: Path) -> list[Path]:
     """Files below a folder, sorted. What is hidden is the bookkeeping of whoever put them there, and no weights."""
     found = sorted(each for each in folder.rglob("*") if each.is_file())
@@ -147,6 +132,6 @@ def visible_files(folder: Path) -> list[Path]:
 
 
 @lru_cache(maxsize=64)
-def _file_digest(path: Path, stamp: Stamp) -> str:
+def file_digest(path: Path, stamp: Stamp) -> str:
     """Digest of a file as it was at that size and time: the driver asks once per clip."""
     return pinned_digest(path, stamp) or storage.file_digest(path)

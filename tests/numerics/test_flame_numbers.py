@@ -16,6 +16,7 @@ from dualforce_model.encoders.deca import DecaNet, EmocaNet, load_deca, load_emo
 from dualforce_model.encoders.flame_crops import box_square, landmarks_square, mesh_square, to_crop
 from dualforce_model.encoders.flame_rows import flame_layout
 from dualforce_model.encoders.smirk import SmirkNet, load_smirk
+from tests.pickled import save_pickled
 
 RELATIVE = 1e-5  # of the largest value: what a correct 32-bit run stays well under
 ROW = flame_layout("golden")
@@ -51,7 +52,7 @@ def smirk(
     """As from the published file, which holds another net too."""
     weights = {f"smirk_encoder.{name}": each for name, each in encoder_weights(smirk_numbers.facts).items()}
     path = tmp_path_factory.mktemp("weights") / "SMIRK_em1.pt"
-    torch.save({**weights, "smirk_generator.conv.weight": torch.ones(2)}, path)
+    save_pickled({**weights, "smirk_generator.conv.weight": torch.ones(2)}, path)
     made = load_smirk(path)
     assert sum(parameter.numel() for parameter in made.parameters()) == 3_599_921
     assert len(made.state_dict()) == 762
@@ -131,7 +132,7 @@ def deca(deca_weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFacto
     """As from the published file: several nets, and what the training counted."""
     path = tmp_path_factory.mktemp("weights") / "deca_model.tar"
     others = {"E_detail": {"encoder.conv1.weight": torch.ones(1)}, "global_step": 7, "batch_size": 2}
-    torch.save({"E_flame": deca_weights, **others}, path)
+    save_pickled({"E_flame": deca_weights, **others}, path)
     made = load_deca(path)
     path.unlink()
     assert len(made.E_flame.state_dict()) == 322

@@ -29,6 +29,7 @@ from dualforce_model.encoders.liveportrait import (
     to_crop,
 )
 from dualforce_model.encoders.liveportrait.motion import HEADS
+from tests.pickled import vouched
 
 RELATIVE = 1e-5  # of the largest value: what a correct 32-bit run stays well under
 ANGLE = 1e-3  # degrees: a mean over bins, times 3
@@ -49,7 +50,7 @@ def net(
     weights = encoder_weights(numbers.facts)
     path = tmp_path_factory.mktemp("weights") / "motion_extractor.safetensors"
     save_file(weights, path)
-    made = load_motion_extractor(path)
+    made = load_motion_extractor(vouched(path))
     path.unlink()
     assert sum(tensor.numel() for tensor in made.state_dict().values()) == 28_118_728
     return made

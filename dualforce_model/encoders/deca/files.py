@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from dualforce_model.encoders.published import is_script
-from dualforce_model.weight_files import LEGACY, ZIPPED, StoredTensor, WeightsError, open_tensors
+from dualforce_model.pretrained.trust import LEGACY, check_vouched
+from dualforce_model.weight_files import ZIPPED, StoredTensor, WeightsError, open_tensors
 
 MAX_DEPTH = 3  # of dictionaries in dictionaries: state dict, net
 REMEDY = (
@@ -27,7 +28,8 @@ REMEDY = (
 def published_tensors(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
     """Tensors of a file by the keys that lead to them, joined by dots. What is no tensor is left out.
 
-    Raises WeightsError for a TorchScript, and for what cannot be read without running something.
+    Raises WeightsError for a TorchScript, and for what cannot be read without running something, and
+    UntrustedWeightsError for a pickled file that nobody vouches for.
     """
     if is_script(path):
         raise WeightsError(f"{path}: a TorchScript, which is a program and no list of weights; {REMEDY}")
@@ -38,6 +40,7 @@ def published_tensors(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
         raise WeightsError(f"{path}: not readable: {error}") from error
     if beginning not in (ZIPPED, LEGACY):
         return open_tensors((path,), stack)
+    check_vouched([path])
     found: dict[str, StoredTensor] = {}
     for name, tensor in _named("", _unpickled(path, mapped=beginning == ZIPPED), MAX_DEPTH):
         if name in found:

@@ -15,10 +15,12 @@ from torch.nn import functional
 from dualforce_model.encoders.liveportrait.crops import PICTURE_PX
 from dualforce_model.encoders.liveportrait.motion import HEADS, Motion, assemble
 from dualforce_model.encoders.published import fill
+from dualforce_model.pretrained import check_vouched
 
 DEPTHS = (3, 3, 9, 3)
 WIDTHS = (96, 192, 384, 768)
 EPSILON = 1e-6
+LOOKALIKES = "LivePortrait's nets for animals have the same names and shapes: only the digest tells them apart"
 CHUNK = 8  # pictures at once, unless told otherwise: what bounds the memory (about 0.3 GB)
 
 
@@ -133,11 +135,12 @@ class PlaneNorm(nn.LayerNorm):
 def load_motion_extractor(path: Path) -> MotionExtractor:
     """The net with the weights of a file: `motion_extractor.pth` as published, or a safetensors file of the same names.
 
-    Raises WeightsError naming what is missing, unknown, has another shape, is no number, or is no weights at all.
-    Nothing in the file is run.
+    Raises WeightsError naming what is missing, unknown, has another shape, is no number, or is no weights at all, and
+    UntrustedWeightsError where nobody vouches for the file, whatever its form. Nothing in it is run.
     """
     with torch.device("meta"):  # no random numbers are drawn for weights that are replaced
         net = MotionExtractor()
     net = net.to_empty(device="cpu")
     fill(net, path, "LivePortrait's motion extractor")
+    check_vouched([path], LOOKALIKES)  # a file that is no such net at all was named for what it is
     return net

@@ -5,6 +5,7 @@ import struct
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from dualforce_model.pretrained import UntrustedWeightsError
+from dualforce_model.pretrained.pins import PINS_NAME
 from dualforce_model.weight_files import (
     INDEX_NAME,
     WEIGHTS_NAME,
@@ -25,6 +28,7 @@ from dualforce_model.weight_files import (
     refuse,
     told_as,
 )
+from tests.pickled import save_pickled
 
 Found = list[tuple[str, str, str]]
 WEIGHTS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
@@ -52,9 +56,26 @@ def test_a_whole_file_is_listed_without_a_report(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("name", ["a.pth", "a.model"])
+def test_torchs_own_files_are_opened_where_somebody_vouches_for_them(name: str, zipped: bool, tmp_path: Path) -> None:
+    path = save_pickled(WEIGHTS, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    with ExitStack() as stack:
+        assert open_tensors([path], stack).keys() == WEIGHTS.keys()
+    digest = sha256(path.read_bytes()).hexdigest()
+    changed = {key: tensor + 1 for key, tensor in WEIGHTS.items()}
+    torch.save(changed, path, _use_new_zipfile_serialization=zipped)
+    other = sha256(path.read_bytes()).hexdigest()
+    with ExitStack() as stack, pytest.raises(UntrustedWeightsError, match=f"SHA-256 {other}; .* pins {digest}"):
+        open_tensors([path], stack)
+    (tmp_path / PINS_NAME).unlink()
+    with ExitStack() as stack, pytest.raises(UntrustedWeightsError, match=f"{other}; nobody has published or pinned"):
+        open_tensors([path], stack)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["a.pth", "a.model"])
 def test_torchs_own_files_are_told_by_what_is_in_them(name: str, zipped: bool, tmp_path: Path) -> None:
     """Torch wrote no zip files before 1.6, and weights of that age go by names of their own."""
-    torch.save(WEIGHTS, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    save_pickled(WEIGHTS, tmp_path / name, _use_new_zipfile_serialization=zipped)
     with ExitStack() as stack:
         tensors = open_tensors([tmp_path / name], stack)
         assert all(torch.equal(tensors[key].read(), wanted) for key, wanted in WEIGHTS.items())

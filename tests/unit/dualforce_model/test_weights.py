@@ -18,6 +18,7 @@ from dualforce_model.model import PRESETS
 from dualforce_model.towers import VideoTower, VideoTowerConfig
 from dualforce_model.weight_files import WeightsError
 from dualforce_model.weights import WarmStart, choose_layers, plan_start, start_video_tower
+from tests.pickled import save_pickled, vouched
 
 SIZES = {
     "num_attention_heads": 2,
@@ -168,7 +169,7 @@ def as_comfy_file(folder: Path) -> Path:
 
 def as_pickle(folder: Path) -> Path:
     path = folder / "original.pth"
-    torch.save(original(wan()), path)
+    save_pickled(original(wan()), path)
     return path
 
 
@@ -328,7 +329,7 @@ def test_settings_nested_without_end_are_named(folder: Path) -> None:
 @pytest.mark.parametrize("odd", [torch.zeros(16).to_sparse(), torch.zeros(16, device="meta")], ids=["sparse", "meta"])
 def test_tensors_without_plain_numbers_are_named(odd: torch.Tensor, tmp_path: Path) -> None:
     path = tmp_path / "odd.pth"
-    torch.save({**wan().state_dict(), "proj_out.bias": odd}, path)
+    save_pickled({**wan().state_dict(), "proj_out.bias": odd}, path)
     with pytest.raises(WeightsError, match=r"odd\.pth: proj_out\.bias is a torch\.\w+ tensor on \w+, expected plain"):
         start_video_tower(tower(), WarmStart(path=str(path)))
 
@@ -348,9 +349,10 @@ class Code:
 
 def test_a_pickle_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"patch_embedding.weight": Code()}, tmp_path / "evil.pth")
+    save_pickled({"patch_embedding.weight": Code()}, tmp_path / "evil.pth")
     (tmp_path / "old.pth").write_bytes(pickle.dumps(Code()))
-    torch.save({"step": 3}, tmp_path / "more.pth")
+    vouched(tmp_path / "old.pth")
+    save_pickled({"step": 3}, tmp_path / "more.pth")
     for name, complaint in (("evil", "tensors alone"), ("old", "tensors alone"), ("more", "more than named tensors")):
         with pytest.raises(WeightsError, match=complaint) as raised:
             start_video_tower(tower(), WarmStart(path=str(tmp_path / f"{name}.pth")))

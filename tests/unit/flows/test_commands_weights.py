@@ -1,6 +1,7 @@
 """`dualforce weights`: answers for people and scripts, exit codes; a plain server on this machine as the mirror."""
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -140,6 +141,15 @@ def test_pull_into_another_folder(shared: Path, tmp_path: Path, mirror: tuple[st
         (("pull", "yunet", "--mirror", "https://me:secret@m"), {}, "--mirror or DUALFORCE_MIRROR"),
         (("pull",), {}, "Missing argument"),
         (("check", "yunett"), {}, "did you mean 'yunet'"),
+        (("pull", "clip", "--hub", "o/n"), {}, "--hub and --revision go together"),
+        (("pull", "clip", "umt5", "--hub", "o/n", "--revision", "c" * 40), {}, "with the one NAME"),
+        (("pull", "clip", "--hub", "o/n", "--revision", "main"), {}, "expected a commit"),
+        (
+            ("pull", "clip", "--hub", "o/n", "--revision", "c" * 40),
+            {"HF_HUB_OFFLINE": "1"},
+            f"o/n/tree/{'c' * 40} into",
+        ),
+        (("pin", "nothing.pth"), {}, "nothing.pth: no such file"),
     ],
 )
 def test_what_is_refused(arguments: tuple[str, ...], settings: dict[str, str], said: str, tmp_path: Path) -> None:
@@ -149,6 +159,17 @@ def test_what_is_refused(arguments: tuple[str, ...], settings: dict[str, str], s
     assert "secret" not in refused.stderr
     assert "Traceback" not in refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_one_s_own_is_pinned(tmp_path: Path) -> None:
+    path = tmp_path / ".cache/dualforce/weights/smirk/SMIRK_em1.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    strange = run("check", "smirk", home=tmp_path)
+    assert (strange.returncode, "not vouched for: smirk" in strange.stderr) == (PROBLEMS, True)
+    (file,) = json.loads(run("pin", str(path), "--json", home=tmp_path).stdout)["files"]
+    assert file == {"path": str(path), "sha256": hashlib.sha256(b"mine").hexdigest(), "num_bytes": 4}
+    assert "damaged: smirk" in run("check", "smirk", home=tmp_path).stderr  # it is opened now, and no net
 
 
 def test_a_mirror_without_the_file_is_told(tmp_path: Path, mirror: tuple[str, Path]) -> None:

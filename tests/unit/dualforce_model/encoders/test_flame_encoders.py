@@ -18,7 +18,8 @@ from dualforce_model.encoders.face_mesh import FaceMesh, FaceMeshConfig
 from dualforce_model.encoders.flame_crops import deca_picture, smirk_picture
 from dualforce_model.encoders.flame_net import FlameNet
 from dualforce_model.encoders.smirk import Smirk, SmirkNet
-from dualforce_model.pretrained import DamagedWeightsError, MissingWeightsError
+from dualforce_model.pretrained import DamagedWeightsError, MissingWeightsError, UntrustedWeightsError
+from tests.pickled import save_pickled, vouched
 from tests.unit.dualforce_model.encoders.tiny import make_scarce
 
 FRAMES = 3
@@ -29,7 +30,7 @@ MakeOf = Callable[..., FlameNet]
 def smirk_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A net of random weights, as the published file has them."""
     path = tmp_path_factory.mktemp("smirk") / "SMIRK_em1.pt"
-    torch.save({f"smirk_encoder.{name}": each for name, each in drawn(SmirkNet).state_dict().items()}, path)
+    save_pickled({f"smirk_encoder.{name}": each for name, each in drawn(SmirkNet).state_dict().items()}, path)
     return path
 
 
@@ -122,9 +123,13 @@ def test_the_fingerprint_is_of_both_weights_and_of_what_decides_numbers(
     first = smirk_of()
     moved = tmp_path / "SMIRK_em1.pt"
     moved.write_bytes(smirk_file.read_bytes())
+    vouched(moved)
     assert smirk_of(weights=tmp_path).fingerprint() == first.fingerprint()
     assert smirk_of(mesh={"min_score": 0.4}).fingerprint() != first.fingerprint()
     moved.write_bytes(b"other")
+    with pytest.raises(UntrustedWeightsError, match=r"\.pulled\.json beside it pins [0-9a-f]{64}\. A pickled file"):
+        smirk_of(weights=tmp_path).fingerprint()
+    vouched(moved)
     assert smirk_of(weights=tmp_path).fingerprint() != first.fingerprint()
     assert len(first.weights_digest) == 64
 
@@ -162,7 +167,7 @@ def test_weights_that_are_not_there_or_damaged(name: str, file: str, shared: Pat
     settings = {"weights": tmp_path, "mesh": {"weights": shared / "models"}}
     with pytest.raises(MissingWeightsError, match=f"{name} needs "):
         make_encoder(name, settings)
-    torch.save({"a": torch.zeros(1)}, tmp_path / file)
+    save_pickled({"a": torch.zeros(1)}, tmp_path / file)
     with pytest.raises(DamagedWeightsError, match=rf"{file}: not a model that {name} can use: .* no "):
         make_encoder(name, settings).load()
 
@@ -171,7 +176,7 @@ def test_deca_sees_its_own_crop(shared: Path, clip: np.ndarray, tmp_path: Path) 
     pytest.importorskip("mediapipe")
     net = drawn(DecaNet)
     path = tmp_path / "deca_model.tar"
-    torch.save({"E_flame": net.get_submodule("E_flame").state_dict()}, path)
+    save_pickled({"E_flame": net.get_submodule("E_flame").state_dict()}, path)
     deca: Deca = make_encoder("deca", {"weights": path, "mesh": {"weights": shared / "models"}})
     loaded(deca)
     path.unlink()

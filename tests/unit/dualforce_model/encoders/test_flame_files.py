@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dualforce_model.encoders.deca import DecaNet, EmocaNet, load_deca, load_emoca
 from dualforce_model.encoders.smirk import SmirkNet, load_smirk
 from dualforce_model.weight_files import WeightsError
+from tests.pickled import save_pickled, vouched
 
 
 class Published(NamedTuple):
@@ -81,7 +82,7 @@ def test_both_forms_give_the_same_net(net: Published, tmp_path: Path) -> None:
         for index, (name, each) in enumerate(empty)
     }
     path, plain = tmp_path / net.file, tmp_path / "plain.safetensors"
-    torch.save(net.nested({**state, "another.net.weight": torch.ones(1)}), path)
+    save_pickled(net.nested({**state, "another.net.weight": torch.ones(1)}), path)
     save_file(state, plain)
     for file in (path, plain):
         loaded = net.load(file)
@@ -108,12 +109,13 @@ def test_what_is_wrong_with_a_file_is_named(net: Published, tmp_path: Path) -> N
         (hollow(net, first=torch.zeros(shape, dtype=torch.int64)), "expected a plain float"),
     ]
     for state, complaint in cases:
-        torch.save(net.nested(state), path)
+        save_pickled(net.nested(state), path)
         with pytest.raises(WeightsError, match=complaint) as raised:
             net.load(path)
         assert str(path) in str(raised.value)
     for content in (b"", b"PK\x03\x04 no archive", b"\x80\x02\x8a\x0a torn", b"<html>not found</html>"):
         path.write_bytes(content)
+        vouched(path)
         with pytest.raises(WeightsError, match="not readable"):
             net.load(path)
     for nothing in (tmp_path / "gone.ckpt", tmp_path):
@@ -133,7 +135,9 @@ def test_code_in_a_file_is_never_run(net: Published, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     path = Path(net.file)
     for zipped in (True, False):
-        torch.save({**net.nested(hollow(net)), "hyper_parameters": Code()}, path, _use_new_zipfile_serialization=zipped)
+        save_pickled(
+            {**net.nested(hollow(net)), "hyper_parameters": Code()}, path, _use_new_zipfile_serialization=zipped
+        )
         with pytest.raises(WeightsError, match="not readable as") as raised:
             net.load(path)
         assert "nothing in it was run" in str(raised.value)
@@ -153,15 +157,15 @@ def test_a_torchscript_is_told_from_weights(net: Published, tmp_path: Path) -> N
 
 def test_a_trainers_own_objects_are_refused_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "emoca.ckpt"
-    torch.save({"state_dict": {}, "hyper_parameters": Code()}, path)
+    save_pickled({"state_dict": {}, "hyper_parameters": Code()}, path)
     with pytest.raises(WeightsError, match=r"objects of a training program.*safetensors\.torch\.save_file"):
         load_emoca(path)
-    torch.save([torch.zeros(1)], path)
+    save_pickled([torch.zeros(1)], path)
     with pytest.raises(WeightsError, match="holds a list, expected a dictionary of tensors"):
         load_emoca(path)
-    torch.save({"a.b": torch.zeros(1), "a": {"b": torch.zeros(1)}}, path)
+    save_pickled({"a.b": torch.zeros(1), "a": {"b": torch.zeros(1)}}, path)
     with pytest.raises(WeightsError, match=r"two ways lead to a\.b"):
         load_deca(path)
-    torch.save({"E_flame": {"x": torch.zeros(1).to_sparse()}}, path)
+    save_pickled({"E_flame": {"x": torch.zeros(1).to_sparse()}}, path)
     with pytest.raises(WeightsError):
         load_deca(path)

@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from dualforce_model.config import ConfigError
 from dualforce_model.encoders import ENCODERS, Encoder, make_encoder
-from dualforce_model.pretrained import DamagedWeightsError, MissingWeightsError
+from dualforce_model.pretrained import DamagedWeightsError, MissingWeightsError, UntrustedWeightsError
+from tests.memory_errors import OUT_OF_MEMORY
+from tests.pickled import save_pickled, vouched
 from tests.unit.dualforce_model.encoders.tiny import TINY, save_whole_clip
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -136,12 +138,28 @@ def test_on_cuda_the_answer_is_the_same(folders: dict[str, Path], name: str, pre
 
 def test_old_files_of_torch_are_read_and_safe_ones_first(copied: Path, folders: dict[str, Path]) -> None:
     state = load_file(copied / "model.safetensors")
-    torch.save({key: tensor + 1 for key, tensor in state.items()}, copied / "pytorch_model.bin")
+    save_pickled({key: tensor + 1 for key, tensor in state.items()}, copied / "pytorch_model.bin")
     safe = answer(loaded("dinov2", weights=copied))
     assert np.array_equal(safe, answer(loaded("dinov2", weights=folders["dinov2"])))
-    torch.save(state, copied / "pytorch_model.bin")
+    save_pickled(state, copied / "pytorch_model.bin")
     (copied / "model.safetensors").unlink()
     assert np.array_equal(safe, answer(loaded("dinov2", weights=copied)))
+
+
+def test_an_old_file_that_nobody_vouches_for_is_not_opened(copied: Path) -> None:
+    state = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    torch.save(state, copied / "pytorch_model.bin")
+    refused = rf"pytorch_model\.bin: SHA-256 [0-9a-f]{{64}}; nobody has .*: dualforce weights pin {copied}"
+    encoder = make_encoder("dinov2", {"weights": copied})
+    for asked in (encoder.fingerprint, encoder.load):
+        with pytest.raises(UntrustedWeightsError, match=refused):
+            asked()
+    vouched(copied / "pytorch_model.bin")
+    encoder.load()
+    torch.save({key: tensor + 1 for key, tensor in state.items()}, copied / "pytorch_model.bin")
+    with pytest.raises(UntrustedWeightsError, match="dualforce weights pull dinov2 --again"):
+        loaded("dinov2", weights=copied)
 
 
 def test_nothing_in_an_old_file_is_run(copied: Path, tmp_path: Path) -> None:
@@ -150,7 +168,7 @@ def test_nothing_in_an_old_file_is_run(copied: Path, tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "was run",)
 
     (copied / "model.safetensors").unlink()
-    torch.save({"embeddings.cls_token": Mischief()}, copied / "pytorch_model.bin")
+    save_pickled({"embeddings.cls_token": Mischief()}, copied / "pytorch_model.bin")
     with pytest.raises(DamagedWeightsError, match="not a model that dinov2 can use"):
         loaded("dinov2", weights=copied)
     assert not (tmp_path / "was run").exists()
@@ -165,7 +183,7 @@ def test_names_of_old_files_are_understood(folders: dict[str, Path], tmp_path: P
         new = next((part for part in parts if name.endswith(part)), None)
         old[name if new is None else name.removesuffix(new) + parts[new]] = tensor
     assert sum(name.endswith(("weight_g", "weight_v")) for name in old) == 2
-    torch.save(old, folder / "pytorch_model.bin")
+    save_pickled(old, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     assert np.array_equal(answer(loaded("hubert", weights=folder)), answer(loaded("hubert", weights=folders["hubert"])))
 
@@ -174,6 +192,21 @@ def test_a_missing_package_is_named(folders: dict[str, Path], monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"transformers is not installed; pip install 'dualforce\[encoders\]'"):
         make_encoder("hubert", {"weights": folders["hubert"]})
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+def test_weights_that_memory_does_not_hold_are_not_called_damaged(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    import transformers
+
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(transformers.Dinov2Model, "from_pretrained", full)
+    with pytest.raises(type(error)) as told:
+        loaded("dinov2", weights=folders["dinov2"])
+    assert told.value is error
 
 
 def test_what_is_missing_or_unknown_is_named(copied: Path) -> None:
@@ -281,11 +314,11 @@ def test_the_part_of_a_release_is_found(folders: dict[str, Path], tmp_path: Path
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub, and no network."""
+    """An empty cache of the hub, and an empty home."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("DUALFORCE_OFFLINE", "1")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return tmp_path / "hub"
 
 
@@ -297,61 +330,65 @@ def test_a_pinned_commit_is_taken_from_the_cache(folders: dict[str, Path], cache
         found = make_encoder(name, pinned)
         assert found.folder == place
         assert found.fingerprint() == make_encoder(name, {"weights": folders[name]}).fingerprint()
+    other = "f" * 40
     with pytest.raises(
-        MissingWeightsError, match=r"somebody/dinov2 at f{40}: not in the hub's cache.*DUALFORCE_OFFLINE"
+        MissingWeightsError, match=f"dualforce weights pull dinov2 --hub somebody/dinov2 --revision {other}"
     ):
-        make_encoder("dinov2", {"hub": "somebody/dinov2", "revision": "f" * 40})
+        make_encoder("dinov2", {"hub": "somebody/dinov2", "revision": other})
 
 
-@pytest.fixture
-def network(folders: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A network that has dinov2 whole. What was asked of it."""
-    asked: list[str] = []
+def test_what_was_pulled_is_taken_first(folders: dict[str, Path], cache: Path) -> None:
+    pulled = Path("~/.cache/dualforce/weights/hub/somebody--vae").expanduser() / COMMIT
+    for place in (pulled, cache / "models--somebody--vae" / "snapshots" / COMMIT):
+        shutil.copytree(folders["wan_vae"], place / "vae")
+    pinned = {"hub": "somebody/vae", "revision": COMMIT}
+    assert make_encoder("wan_vae", pinned).folder == pulled / "vae"
+    (pulled / "vae" / SAFE["wan_vae"]).unlink()  # a pull that broke off
+    assert make_encoder("wan_vae", pinned).folder.is_relative_to(cache)
+
+
+def test_no_network_is_asked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
     really = huggingface_hub.snapshot_download
 
-    def download(hub: str, *, local_files_only: bool, revision: str, **rest: Any) -> str:
-        if local_files_only:
-            return really(hub, local_files_only=True, revision=revision, **rest)
-        asked.append(hub)
-        place = cache / f"models--{hub.replace('/', '--')}" / "snapshots" / revision
-        return str(shutil.copytree(folders["dinov2"], place, dirs_exist_ok=True))
+    def download(hub: str, *, local_files_only: bool = False, **rest: Any) -> str:
+        asked.append(local_files_only)
+        return really(hub, local_files_only=True, **rest)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.delenv("DUALFORCE_OFFLINE")
-    return asked
+    with pytest.raises(MissingWeightsError, match="Nothing is downloaded for you"):
+        make_encoder("dinov2", {"hub": "somebody/dinov2", "revision": COMMIT})
+    assert asked
+    assert all(asked)
 
 
-def test_the_network_is_asked_for_what_the_cache_lacks_alone(cache: Path, network: list[str]) -> None:
+def test_a_torn_cache_is_as_good_as_none(folders: dict[str, Path], cache: Path) -> None:
     pinned = {"hub": "somebody/dinov2", "revision": COMMIT}
-    first = make_encoder("dinov2", pinned)
-    assert network == ["somebody/dinov2"]
-    again = make_encoder("dinov2", pinned)
-    again.load()
-    assert again.fingerprint() == first.fingerprint()
-    assert network == ["somebody/dinov2"]
+    folder = cache / "models--somebody--dinov2" / "snapshots" / COMMIT
     for torn in ("model.safetensors", "config.json"):
-        network.clear()
-        (first.folder / torn).unlink()
+        shutil.copytree(folders["dinov2"], folder, dirs_exist_ok=True)
         make_encoder("dinov2", pinned).load()
-        assert network == ["somebody/dinov2"]
+        (folder / torn).unlink()
+        with pytest.raises(MissingWeightsError, match="dualforce weights pull dinov2 --hub"):
+            make_encoder("dinov2", pinned)
 
 
-def test_old_weights_and_shards_in_the_cache_are_enough_if_they_are_all_there(cache: Path, network: list[str]) -> None:
+def test_old_weights_and_shards_in_the_cache_are_enough_if_they_are_all_there(
+    folders: dict[str, Path], cache: Path
+) -> None:
     pinned = {"hub": "somebody/dinov2", "revision": COMMIT}
-    folder = make_encoder("dinov2", pinned).folder
-    network.clear()
+    folder = cache / "models--somebody--dinov2" / "snapshots" / COMMIT
+    shutil.copytree(folders["dinov2"], folder)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     make_encoder("dinov2", pinned)
-    assert network == []
     (folder / "pytorch_model.bin").rename(folder / "model-1.safetensors")
     places = {"some": "model-1.safetensors", "more": "model-2.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     (folder / "model-2.safetensors").touch()
     make_encoder("dinov2", pinned)
-    assert network == []
     (folder / "model-2.safetensors").unlink()
-    make_encoder("dinov2", pinned)
-    assert network == ["somebody/dinov2"]
+    with pytest.raises(MissingWeightsError):
+        make_encoder("dinov2", pinned)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """LivePortrait's motion, crops, landmarks and loader; its numbers are in tests/numerics."""
 
+import hashlib
 import pickle
 import traceback
 from pathlib import Path
@@ -34,7 +35,9 @@ from dualforce_model.encoders.liveportrait import (
 )
 from dualforce_model.encoders.liveportrait.landmarks import PLACES
 from dualforce_model.encoders.liveportrait.motion import HEADS
+from dualforce_model.pretrained import PRETRAINED, UntrustedWeightsError
 from dualforce_model.weight_files import WeightsError
+from tests.pickled import save_pickled, vouched
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -252,9 +255,10 @@ def shaped(shapes: dict[str, torch.Size], **tensors: Tensor) -> dict[str, Tensor
 def test_the_published_form_and_others_give_the_same_net(shapes: dict[str, torch.Size], tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     weights = {name: torch.randn(shape, generator=generator).half() for name, shape in shapes.items()}
-    torch.save(weights, tmp_path / "motion_extractor.pth")
-    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_pickled(weights, tmp_path / "motion_extractor.pth")
+    save_pickled(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     save_file(weights, tmp_path / "other.safetensors")
+    vouched(tmp_path / "other.safetensors")
     before = torch.random.get_rng_state()
     for name in ("motion_extractor.pth", "old.pth", "other.safetensors"):
         net = load_motion_extractor(tmp_path / name)
@@ -265,6 +269,25 @@ def test_the_published_form_and_others_give_the_same_net(shapes: dict[str, torch
         assert all(torch.equal(state[key], tensor.float()) for key, tensor in weights.items())
         assert all(tensor.dtype == torch.float32 for tensor in state.values())
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["motion_extractor.pth", "motion_extractor.safetensors"])
+def test_a_net_of_the_same_names_and_shapes_is_told_by_its_digest(
+    shapes: dict[str, torch.Size], name: str, tmp_path: Path
+) -> None:
+    """As that for animals has them."""
+    weights = {each: torch.zeros(shape) for each, shape in shapes.items()}
+    path = tmp_path / name
+    save_file(weights, path) if path.suffix == ".safetensors" else torch.save(weights, path)
+    with pytest.raises(UntrustedWeightsError, match=f"dualforce weights pin {path}") as caught:
+        load_motion_extractor(path)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in str(caught.value)
+    if path.suffix == ".pth":
+        assert PRETRAINED["liveportrait"].files[0].sha256 in str(caught.value)
+        assert "dualforce weights pull liveportrait --again" in str(caught.value)
+    else:
+        assert "nets for animals have the same names" in str(caught.value)
+    load_motion_extractor(vouched(path))
 
 
 def test_what_is_wrong_with_a_file_is_named(shapes: dict[str, torch.Size], tmp_path: Path) -> None:
@@ -285,12 +308,13 @@ def test_what_is_wrong_with_a_file_is_named(shapes: dict[str, torch.Size], tmp_p
     ]
     for state, complaint in cases:
         for zipped in (True, False):
-            torch.save(state, path, _use_new_zipfile_serialization=zipped)
+            save_pickled(state, path, _use_new_zipfile_serialization=zipped)
             with pytest.raises(WeightsError, match=complaint) as raised:
                 load_motion_extractor(path)
             assert str(path) in str(raised.value)
     for content in (b"", b"PK\x03\x04 no archive", b"\x80\x02\x8a\x0a torn", b"<html>not found</html>"):
         path.write_bytes(content)
+        vouched(path)
         with pytest.raises(WeightsError, match="not readable"):
             load_motion_extractor(path)
     for nothing in (tmp_path / "gone.pth", tmp_path):
@@ -307,10 +331,14 @@ class Code:
 
 def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"detector.norm.bias": Code()}, "new.pth")
-    torch.save({"detector.norm.bias": Code()}, "old.pth", _use_new_zipfile_serialization=False)
+    save_pickled({"detector.norm.bias": Code()}, "new.pth")
+    save_pickled({"detector.norm.bias": Code()}, "old.pth", _use_new_zipfile_serialization=False)
     Path("bare.pth").write_bytes(pickle.dumps(Code(), protocol=2))
+    vouched(Path("bare.pth"))
+    vouched(Path("bare.pth"))
     Path("bare.safetensors").write_bytes(pickle.dumps(Code(), protocol=2))
+    vouched(Path("bare.safetensors"))
+    vouched(Path("bare.safetensors"))
     for name in ("new.pth", "old.pth", "bare.pth", "bare.safetensors"):
         with pytest.raises(WeightsError, match="not readable as") as raised:
             load_motion_extractor(Path(name))

@@ -16,6 +16,7 @@ from dualforce_model.encoders.i3d import I3D, load_i3d
 from dualforce_model.encoders.inception import Inception, load_inception
 from dualforce_model.encoders.published import is_script
 from dualforce_model.weight_files import WeightsError
+from tests.pickled import save_pickled, vouched
 
 
 class Published(NamedTuple):
@@ -69,8 +70,8 @@ def test_every_form_gives_the_same_net(net: Published, tmp_path: Path) -> None:
     weights = {name: tensor for name, tensor in state.items() if not counted(name)}
     path, other = tmp_path / net.file, tmp_path / "other.safetensors"
     for save in (
-        lambda: torch.save(state, path, _use_new_zipfile_serialization=False),  # before torch 1.6
-        lambda: torch.save(weights, path),  # counters are not insisted on
+        lambda: save_pickled(state, path, _use_new_zipfile_serialization=False),  # before torch 1.6
+        lambda: save_pickled(weights, path),  # counters are not insisted on
         lambda: save_file(state, other),
     ):
         save()
@@ -99,12 +100,13 @@ def test_what_is_wrong_with_a_file_is_named(net: Published, tmp_path: Path) -> N
     ]
     for state, complaint in cases:
         for zipped in (True, False):
-            torch.save(state, path, _use_new_zipfile_serialization=zipped)
+            save_pickled(state, path, _use_new_zipfile_serialization=zipped)
             with pytest.raises(WeightsError, match=complaint) as raised:
                 net.load(path)
             assert str(path) in str(raised.value)
     for content in (b"", b"PK\x03\x04 no archive", b"\x80\x02\x8a\x0a torn", b"<html>not found</html>"):
         path.write_bytes(content)
+        vouched(path)
         with pytest.raises(WeightsError, match="not readable"):
             net.load(path)
     for nothing in (tmp_path / "gone.pth", tmp_path):
@@ -122,10 +124,14 @@ class Code:
 @each_net
 def test_code_in_a_checkpoint_is_never_run(net: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({net.first: Code()}, "new.pt")
-    torch.save({net.first: Code()}, "old.pth", _use_new_zipfile_serialization=False)
+    save_pickled({net.first: Code()}, "new.pt")
+    save_pickled({net.first: Code()}, "old.pth", _use_new_zipfile_serialization=False)
     Path("bare.pth").write_bytes(pickle.dumps(Code(), protocol=2))
+    vouched(Path("bare.pth"))
+    vouched(Path("bare.pth"))
     Path("bare.model").write_bytes(pickle.dumps(Code(), protocol=2))
+    vouched(Path("bare.model"))
+    vouched(Path("bare.model"))
     for name in ("new.pt", "old.pth", "bare.pth", "bare.model"):
         with pytest.raises(WeightsError, match="not readable as") as raised:
             net.load(Path(name))
@@ -145,6 +151,6 @@ def test_a_torchscript_is_told_from_weights(net: Published, tmp_path: Path) -> N
 
 
 def test_only_a_torchscript_is_taken_for_one(tmp_path: Path) -> None:
-    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
+    save_pickled({"a": torch.zeros(1)}, tmp_path / "a.pt")
     (tmp_path / "b.pt").write_bytes(b"PK\x03\x04 no archive")
     assert not any(is_script(tmp_path / name) for name in ("a.pt", "b.pt", "gone.pt", "."))

@@ -26,6 +26,7 @@ from dualforce_model.encoders.syncnet import (
 )
 from dualforce_model.encoders.syncnet.faces import OUTSIDE, face_squares
 from dualforce_model.weight_files import WeightsError
+from tests.pickled import save_pickled, vouched
 
 EMPHASIS, TINY = 0.97, np.finfo(np.float64).eps
 
@@ -170,8 +171,8 @@ def hollow(weights: dict[str, Tensor], **tensors: Tensor) -> dict[str, Tensor]:
 
 def test_the_published_form_and_others_give_the_same_net(weights: dict[str, Tensor], tmp_path: Path) -> None:
     counted = {**weights, "netcnnaud.1.num_batches_tracked": torch.tensor(7)}
-    torch.save(counted, tmp_path / "old.model", _use_new_zipfile_serialization=False)  # as syncnet_v2.model is
-    torch.save(weights, tmp_path / "new.model")
+    save_pickled(counted, tmp_path / "old.model", _use_new_zipfile_serialization=False)  # as syncnet_v2.model is
+    save_pickled(weights, tmp_path / "new.model")
     save_file(counted, tmp_path / "other.safetensors")
     for name in ("old.model", "new.model", "other.safetensors"):
         net = load_syncnet(tmp_path / name)
@@ -192,12 +193,13 @@ def test_what_is_wrong_with_a_file_is_named(weights: dict[str, Tensor], tmp_path
     ]
     for state, complaint in cases:
         for zipped in (True, False):
-            torch.save(state, path, _use_new_zipfile_serialization=zipped)
+            save_pickled(state, path, _use_new_zipfile_serialization=zipped)
             with pytest.raises(WeightsError, match=complaint) as raised:
                 load_syncnet(path)
             assert str(path) in str(raised.value)
     for content in (b"", b"PK\x03\x04 no archive", b"\x80\x02\x8a\x0a torn", b"<html>not found</html>"):
         path.write_bytes(content)
+        vouched(path)
         with pytest.raises(WeightsError, match="not readable"):
             load_syncnet(path)
     for nothing in (tmp_path / "gone.model", tmp_path):
@@ -214,10 +216,14 @@ class Code:
 
 def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"netcnnaud.0.weight": Code()}, "new.model")
-    torch.save({"netcnnaud.0.weight": Code()}, "old.model", _use_new_zipfile_serialization=False)
+    save_pickled({"netcnnaud.0.weight": Code()}, "new.model")
+    save_pickled({"netcnnaud.0.weight": Code()}, "old.model", _use_new_zipfile_serialization=False)
     Path("bare.model").write_bytes(pickle.dumps(Code(), protocol=2))
+    vouched(Path("bare.model"))
+    vouched(Path("bare.model"))
     Path("bare.pth").write_bytes(pickle.dumps(Code(), protocol=2))
+    vouched(Path("bare.pth"))
+    vouched(Path("bare.pth"))
     for name in ("new.model", "old.model", "bare.model", "bare.pth"):
         with pytest.raises(WeightsError, match="not readable as") as raised:
             load_syncnet(Path(name))

@@ -15,6 +15,7 @@ from tasks.evidence import Evidence, People
 from tasks.faces import SquareBox, link
 from tasks.footage import Footage, HeldFrames
 from tasks.measures import MEASURES, Measure, MeasureConfig, make_measures
+from tests.pickled import save_pickled
 
 # Weights below ../shared/models; a measure that is not here has none that small, and its contract is skipped by name.
 MODELS = {"silero": "silero_vad.onnx", "identity": "mobilefacenet.onnx", "mesh": "face_landmarker.task"}
@@ -35,7 +36,7 @@ def made_syncnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "syncnet_v2.model"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        torch.save(SyncNet().state_dict(), path, _use_new_zipfile_serialization=False)
+        save_pickled(SyncNet().state_dict(), path, _use_new_zipfile_serialization=False)
     return path
 
 

@@ -20,6 +20,7 @@ from tasks.measures import MEASURES, Measure, MeasureConfig, make_measures
 from tasks.policy import DropRules
 from tasks.records import Score, Span
 from tasks.scores import scores_of_clip
+from tests.pickled import vouched
 
 ModelOf = Callable[[str], Path]
 MeasureOf = Callable[[str], Measure]
@@ -116,6 +117,7 @@ def test_weights_are_a_file_a_folder_or_the_default_folder(name: str, home: Path
     default.mkdir(parents=True)
     file = default / weights.pattern.replace("*", "any")
     shutil.copy(model, file)
+    vouched(file)
     assert {weights.find(chosen) for chosen in (None, default, file, Path(weights.default))} == {file}
     prints = {
         make_measures({name: MeasureConfig(weights=chosen)})[0].fingerprint() for chosen in (None, model, default)
@@ -127,11 +129,13 @@ def test_weights_are_a_file_a_folder_or_the_default_folder(name: str, home: Path
 def test_the_fingerprint_and_the_crop_key_hold_the_weights(name: str, tmp_path: Path, model_of: ModelOf) -> None:
     copy = tmp_path / "copy.bin"
     shutil.copy(model_of(name), copy)
+    vouched(copy)
     config = CurateConfig(measures={name: MeasureConfig(weights=copy)})
     (measure,) = make_measures(config.measures)
     before, key = measure.fingerprint(), crop_key(config, "a" * 64, Span())
     assert key != crop_key(CurateConfig(), "a" * 64, Span())
     copy.write_bytes(copy.read_bytes() + b"\0")
+    vouched(copy)
     assert measure.fingerprint() != before
     assert crop_key(config, "a" * 64, Span()) != key
     copy.unlink()
@@ -148,6 +152,7 @@ def test_damaged_weights_are_an_input_error_naming_the_file(
 ) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(HOSTILE[damage](model_of(name).read_bytes()))
+    vouched(broken)
     (measure,) = make_measures({name: MeasureConfig(weights=broken)})
     with pytest.raises(DamagedWeightsError) as caught:
         measure.load()

@@ -16,6 +16,7 @@ from tasks.evidence import Evidence
 from tasks.measures import MeasureConfig
 from tasks.measures.syncnet import SyncNetMeasure
 from tasks.records import Score
+from tests.pickled import save_pickled
 
 EvidenceOf = Callable[..., Evidence]
 NUM_FRAMES = 41
@@ -122,6 +123,6 @@ def test_weights_that_answer_no_numbers_are_refused(tmp_path: Path, watchful: Pa
 
 def test_weights_of_another_shape_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "syncnet_v2.model"
-    torch.save({name: torch.zeros(1) for name in SyncNet().state_dict()}, path)
+    save_pickled({name: torch.zeros(1) for name in SyncNet().state_dict()}, path)
     with pytest.raises(DamagedWeightsError, match=r"netcnnaud\.0\.weight is \[1\], expected \[64, 1, 3, 3\]"):
         loaded(path)

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from dualforce_model.errors import BusyError, InputError
-from dualforce_model.pretrained import Archive, PublishedFile, Weights, weights_digest
-from dualforce_model.pretrained.pins import PINS_NAME, Pin, Pins
+from dualforce_model.pretrained import Archive, PublishedFile, Weights, check_vouched, weights_digest
+from dualforce_model.pretrained.pins import BY_PERSON, PINS_NAME, Pin, Pins
 from dualforce_model.stamp import Stamp
 from tasks.archives import ArchiveError
 from tasks.downloads import Downloader, NetworkError, WrongBytesError
 from tasks.process import folder_lock
-from tasks.pulling import OfflineError, Pull, check_pull, offline_by
-from tasks.weight_states import State, checked, chosen, listed, state_of
+from tasks.pulling import OfflineError, Pull, check_pull, of_hub, offline_by
+from tasks.weight_states import State, checked, chosen, listed, pinned, state_of
 
 DownloaderOf = Callable[..., Downloader]
 HOST = "https://models.example"
@@ -347,6 +347,43 @@ def test_a_list_with_names_that_lead_out_is_refused(
     assert names(root) == [".lock"]
 
 
+def test_of_another_repository_only_what_the_encoder_reads_is_pulled(
+    server: Any, downloader_of: DownloaderOf, root: Path
+) -> None:
+    commit, repository = "c" * 40, "owner/fine-tuned"
+    (hubert, vae) = chosen(["hubert", "wan_vae"])
+    offered = {
+        "config.json": b"{}", "preprocessor_config.json": b"{}", "pytorch_model.bin": ONE, "model.safetensors": TWO,
+        "optimizer.pt": OTHER, "vae/config.json": b"{}", "vae/diffusion_pytorch_model.bin": OTHER,
+    }  # fmt: skip
+    rows = [{"rfilename": name, "size": len(data), "lfs": {"sha256": sha256(data)}} for name, data in offered.items()]
+    body = json.dumps({"sha": commit, "siblings": rows}).encode()
+    server.add(f"/api/models/{repository}/revision/{commit}?blobs=true", body)
+    for name, data in offered.items():
+        server.add(f"/{repository}/resolve/{commit}/{name}", data)
+    pull, folder = Pull(root, downloader_of(hub=server.url)), root / "hub" / "owner--fine-tuned" / commit
+    pull([of_hub(hubert, repository, commit)])
+    assert names(folder) == [".pulled.json", "config.json", "model.safetensors", "preprocessor_config.json"]
+    assert Pins.read(folder).files["model.safetensors"].vouched == "hub"
+    pull([of_hub(vae, repository, commit)])
+    assert names(folder / "vae") == ["config.json", "diffusion_pytorch_model.bin"]
+    check_vouched([folder / "vae" / "diffusion_pytorch_model.bin"])  # the hub did
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "commit", "said"),
+    [
+        ("yunet", "owner/name", "c" * 40, "there are: wan_vae, hubert, dinov2, clip, umt5"),
+        ("clip", "../name", "c" * 40, "expected owner/name"),
+        ("clip", "owner/name", "main", "expected a commit, 40 hex digits"),
+        ("clip", "owner/name", "c" * 40 + "\n", "expected a commit, 40 hex digits"),
+    ],
+)
+def test_what_the_hub_cannot_have_is_refused(name: str, repository: str, commit: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        of_hub(chosen([name])[0], repository, commit)
+
+
 @pytest.mark.parametrize("name", [".pulled.json", "a/.pulled.json", ".hidden/model.safetensors"])
 def test_a_list_with_hidden_names_is_refused(server: Any, downloader_of: DownloaderOf, root: Path, name: str) -> None:
     hub_list(server, "c" * 40, {"rfilename": name, "size": 2}, {"rfilename": "config.json", "size": 2})
@@ -569,10 +606,57 @@ def test_a_damaged_list_of_pins_is_an_input_error(root: Path, content: str) -> N
 
 def test_a_net_of_ours_that_cannot_take_the_file_is_damage(root: Path) -> None:
     (root / "smirk").mkdir(parents=True)
-    (root / "smirk" / "SMIRK_em1.pt").write_bytes(ONE)
+    path = root / "smirk" / "SMIRK_em1.pt"
+    path.write_bytes(ONE)
+    pinned([path])
     found = checked(chosen(["smirk"]), root)
     assert found.unusable(missing_too=False) == "damaged: smirk"
     assert "not readable as tensors alone" in found.text()
+
+
+def test_a_pickled_file_is_not_opened_before_somebody_vouches_for_it(root: Path) -> None:
+    (root / "smirk").mkdir(parents=True)
+    path = root / "smirk" / "SMIRK_em1.pt"
+    path.write_bytes(ONE)
+    found = checked(chosen(["smirk"]), root)
+    assert found.unusable(missing_too=False) == "not vouched for: smirk"
+    assert f"dualforce weights pin {path}" in found.text()
+    assert names(root) == ["smirk/SMIRK_em1.pt"]  # check trusts nothing
+    assert f"{path}: 3000 bytes, SHA-256 {sha256(ONE)}, pinned" in pinned([path]).text()
+    (weights,) = chosen(["smirk"])
+    assert state_of(weights, root).state is State.VERIFIED
+    path.write_bytes(OTHER)
+    (model_state,) = checked([weights], root).models
+    assert model_state.state is State.DAMAGED
+    assert f"SHA-256 {sha256(OTHER)}, expected {sha256(ONE)}" in model_state.details[0]
+
+
+def test_a_person_s_word_goes_before_the_published_digest(server: Any, downloader_of: DownloaderOf, root: Path) -> None:
+    weights = model("yunet")
+    path = placed(root, weights, OTHER[:-1])  # a fine-tuned net of one's own
+    assert state_of(weights, root).state is State.DAMAGED
+    pinned([path])
+    assert state_of(weights, root).state is State.VERIFIED
+    os.utime(path, ns=(1, 1))
+    assert state_of(weights, root, read=True).state is State.VERIFIED
+    assert Pins.read(root / "yunet").files[path.name].vouched == BY_PERSON
+    server.add("/yunet.onnx", ONE)
+    Pull(root, downloader_of(), again=True)([weights])  # and back
+    assert Pins.read(root / "yunet").files[path.name].vouched == "reported"
+    assert state_of(weights, root, read=True).state is State.VERIFIED
+
+
+def test_a_pin_is_written_where_the_file_is_listed_already(root: Path) -> None:
+    path = root / "mova" / "video" / "a.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(ONE)
+    pin = Pin(sha256=sha256(OTHER), source="s", vouched="hub", seen=Stamp(num_bytes=1, mtime_ns=1))
+    Pins().with_(root / "mova", "video/a.pth", pin)
+    pinned([path])
+    assert names(root) == ["mova/.pulled.json", "mova/video/a.pth"]
+    assert Pins.read(root / "mova").files["video/a.pth"].sha256 == sha256(ONE)
+    with pytest.raises(InputError, match="no such file"):
+        pinned([root / "mova"])
 
 
 def test_shards_that_lack_what_the_index_names_are_damage(root: Path) -> None:
