@@ -2,8 +2,9 @@
 
     python -m benchmarks.loader [--peers /tmp/peers/bin/python] [--clips 800 --picks 300] [--folder DIR]
 
-Every way reads in a process of its own, in turns, and is checked byte by byte first. Cold: a new process, and the pages
-of its files dropped from the cache; warm: the same windows once more. The peers' environment is described in
+Every way reads in a process of its own, in turns, and is checked byte by byte first. `dualforce` is told the rows, as
+the others are; `dualforce, SnapshotDataset` finds them out and reads as training does. Cold: a new process, and the
+pages of its files dropped from the cache; warm: the same windows once more. The peers' environment is described in
 benchmarks/peers/requirements.txt; without it, or where one cannot be imported, that one is named and left out.
 """
 
@@ -24,14 +25,15 @@ import click
 from pydantic import Field
 
 from benchmarks.peers.clips import Pick, clip_bytes, draw_picks
-from benchmarks.peers.ways import WAYS
+from benchmarks.peers.ways import WAYS, OurDataset, OurSample, OurStore
 from dualforce_model.config import Frozen
 from dualforce_model.storage import write_json
 from tasks.tables import table
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = "dualforce"
-HERE = (OURS, "row-major tar, index", "safetensors per clip")  # what needs no environment of its own
+OURS = OurStore.name
+# What needs no environment of its own.
+HERE = (OURS, OurDataset.name, OurSample.name, "row-major tar, index", "safetensors per clip")
 CHECKED = 5  # windows compared with the clips as they were made
 
 
@@ -40,10 +42,12 @@ class Row(Frozen):
 
     way: str
     cold_ms: float = Field(description="per window, median over the rounds")
-    cold_ratio: float = Field(description="median over the rounds of the time over ours in the same round")
+    cold_ratio: float | None = Field(
+        description="median over the rounds of the time over ours in the same round; none: it does more than ours"
+    )
     cold_mb: float = Field(description="read from the disk per window")
     warm_ms: float
-    warm_ratio: float
+    warm_ratio: float | None
     files: int
     stored_mb: float
 
@@ -67,10 +71,10 @@ class Report(Frozen):
             (
                 row.way,
                 f"{row.cold_ms:.2f}",
-                f"{row.cold_ratio:.2f}",
+                _told(row.cold_ratio),
                 f"{row.cold_mb:.2f}",
                 f"{row.warm_ms:.2f}",
-                f"{row.warm_ratio:.2f}",
+                _told(row.warm_ratio),
                 row.files,
                 f"{row.stored_mb:.0f}",
             )
@@ -80,6 +84,10 @@ class Report(Frozen):
         where = f"loader: {platform.machine()}, {self.date}, python {platform.python_version()}, {what}"
         without = [f"left out: {way}: {why}" for way, why in self.left_out.items()]
         return "\n".join([where, "", table(head, cells), *without])
+
+
+def _told(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
 
 
 @click.command(help=__doc__)
@@ -108,8 +116,8 @@ class Setting:
         self.size, self.num_clips, self.folder, self.peers = size, num_clips, folder, peers
 
     def home(self, way: str) -> Path:
-        """Folder of a way."""
-        return self.folder / way.replace(", ", "-").replace(" ", "-")
+        """Folder of a way's files; some ways read those of another."""
+        return self.folder / (WAYS[way].kept_as or way).replace(", ", "-").replace(" ", "-")
 
     def files(self, way: str) -> list[Path]:
         """All files of a way."""
@@ -154,19 +162,25 @@ def prepare(setting: Setting, way: str) -> str:
     """Write a way's files and check what it reads of them; why it has to be left out, or nothing."""
     if way not in HERE and setting.peers is None:
         return "no --peers given"
-    setting.home(way).mkdir(parents=True)
-    click.echo(f"{way}: writing", err=True)
-    done = subprocess.run(setting.command("write", way), cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:]
-        if "ModuleNotFoundError" in done.stderr:
-            return f"{last}; see benchmarks/peers/requirements.txt"
-        raise RuntimeError(f"{way} cannot be written:\n{done.stderr}")
+    if not WAYS[way].kept_as and (why := write(setting, way)):
+        return why
     with reader(setting, way) as worker:
         found = ask(worker, draw_picks(min(CHECKED, setting.num_clips), setting.num_clips, seed=1), check=True)
     if found["wrong"]:
         raise RuntimeError(f"{way} reads something else: {found['wrong']}; its times would say nothing")
     return ""
+
+
+def write(setting: Setting, way: str) -> str:
+    """Write a way's files; why it has to be left out, or nothing."""
+    setting.home(way).mkdir(parents=True)
+    click.echo(f"{way}: writing", err=True)
+    done = subprocess.run(setting.command("write", way), cwd=ROOT, capture_output=True, text=True, check=False)
+    if not done.returncode:
+        return ""
+    if "ModuleNotFoundError" in done.stderr:
+        return f"{done.stderr.strip().splitlines()[-1:]}; see benchmarks/peers/requirements.txt"
+    raise RuntimeError(f"{way} cannot be written:\n{done.stderr}")
 
 
 def one_round(setting: Setting, way: str, picks: Sequence[Pick]) -> tuple[float, float, float]:
@@ -181,6 +195,7 @@ def summary(
     setting: Setting, way: str, times: Sequence[tuple[float, float, float]], ours: Sequence[tuple[float, float, float]]
 ) -> Row:
     """Medians over the rounds."""
+    compared = WAYS[way].compared
     cold, warm, disk = (statistics.median(each[place] for each in times) for place in range(3))
     ratios = [
         statistics.median(each[place] / base[place] for each, base in zip(times, ours, strict=True))
@@ -190,10 +205,10 @@ def summary(
     return Row(
         way=way,
         cold_ms=1e3 * cold,
-        cold_ratio=ratios[0],
+        cold_ratio=ratios[0] if compared else None,
         cold_mb=disk / 1e6,
         warm_ms=1e3 * warm,
-        warm_ratio=ratios[1],
+        warm_ratio=ratios[1] if compared else None,
         files=len(files),
         stored_mb=sum(path.stat().st_size for path in files) / 1e6,
     )

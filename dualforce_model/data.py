@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float16, Float32
+from jaxtyping import Bool, Float16, Float32, Float64
 
 from dualforce_model import clock, flame
 from dualforce_model.batch import Sample
 from dualforce_model.diffusion.noise import keyed_generator
 from dualforce_model.errors import InputError
-from dualforce_model.manifests import read_manifest
+from dualforce_model.manifests import open_manifest
 from dualforce_model.schema import SchemaError, SnapshotRow, Split, TensorStatistics, load_snapshot, specs_among
 from dualforce_model.shards import Wanted, read_feature, read_rows, tensor_entry
 from dualforce_model.storage import Storage
@@ -33,7 +33,17 @@ class _Shown(NamedTuple):
     places: Mapping[str, int]
 
 
+class Drawn(NamedTuple):
+    """One window: a clip, its first step, and which of its references stands as step 0."""
+
+    row: SnapshotRow
+    start: int
+    reference: int
+
+
 _ReadRows = Mapping[str, np.ndarray]  # by the names of `_wanted`
+# Elements that torch converts on the calling thread: a forked process waits for ever for the threads of its parent.
+_PIECE = 1 << 14
 
 
 class SnapshotDataset:
@@ -67,9 +77,10 @@ class SnapshotDataset:
                 f"{sorted(self.modalities)}; ask for what is there, video among it"
             )
         self.num_steps, self.split, self.seed = num_steps, split, seed
-        rows = [row for row in read_manifest(self._store, self.snapshot) if row.split == split]
-        self.rows = tuple(row for row in rows if clock.num_steps(row.num_frames) >= num_steps)
-        self.too_short = tuple(row.clip_id for row in rows if clock.num_steps(row.num_frames) < num_steps)
+        rows = open_manifest(self._store, self.snapshot).of_split(split)
+        enough = np.array([clock.num_steps(count) >= num_steps for count in rows.values("num_frames").tolist()], bool)
+        self.rows = rows.take(np.flatnonzero(enough))
+        self.too_short: tuple[str, ...] = tuple(rows.take(np.flatnonzero(~enough)).values("clip_id"))
         if not self.rows and split == "train":
             raise SchemaError(
                 f"snapshot {self.snapshot.id}: none of its {len(rows)} training clips has {num_steps} steps "
@@ -93,6 +104,10 @@ class SnapshotDataset:
 
         Depends on (seed, epoch, index) alone. Raises IndexError past the epoch's end, DamagedShardError for bad bytes.
         """
+        return self.window(*self.drawn(epoch, index))
+
+    def drawn(self, epoch: int, index: int) -> Drawn:
+        """Which window `sample` gives; of the clip no more is read than a header."""
         if not 0 <= index < len(self.rows):
             raise IndexError(f"window {index} of an epoch of {len(self.rows)}")
         row = self.rows[self._clip_of(epoch, index)]
@@ -100,27 +115,31 @@ class SnapshotDataset:
         last_start = clock.num_steps(row.num_frames) - (self.num_steps - 1)
         start = int(torch.randint(1, last_start + 1, (), generator=draw))
         reference = int(torch.randint(0, self._num_references(row), (), generator=draw))
-        return self.window(row, start, reference)
+        return Drawn(row, start, reference)
+
+    def stored_window(self, row: SnapshotRow, start: int, reference: int) -> dict[str, np.ndarray]:
+        """All that `window` reads, as it is stored: rows by their arrays' names; `<name> 0` is of step 0 alone."""
+        wanted = self._wanted(row, start, start + self.num_steps - 1, self._shown(row, reference))
+        return dict(zip(wanted, self._read(list(wanted.values())), strict=True))
 
     def window(self, row: SnapshotRow, start: int, reference: int) -> Sample:
         """Step 0 from the clip's reference `reference`, then `num_steps - 1` steps of the clip from step `start` on."""
-        stop = start + self.num_steps - 1
-        wanted = self._wanted(row, start, stop, self._shown(row, reference))
-        read = dict(zip(wanted, self._read(list(wanted.values())), strict=True))
-        video = np.concatenate([self._latents(read["references"]), self._latents(read["latents"])])
+        read = self.stored_window(row, start, reference)
+        video = self._latents(read)
         sample: dict[str, np.ndarray] = {
             "video": video,
             "structure": self._structure(read),
             "audio": self._audio(read.get("tokens")),
             "reference": video[0].copy(),
-            "positions": np.array([0, *range(start, stop)], dtype=np.int64),
+            "positions": np.array([0, *range(start, start + self.num_steps - 1)], dtype=np.int64),
             "audio_mask": self._audio_mask(),
             "weights": np.array(1.0 if self.split == "train" else row.weight, dtype=np.float32),
         }
         if "flame" in self.modalities:
             sample["flame"] = clock.fold_structure(flame.motion(self._frames(read, "flame", "parameters")))
         if "reference" in self.modalities:  # on the extractor's own scale
-            sample["features"] = read["features"][0].astype(np.float32)
+            sample["features"] = np.empty(read["features"].shape[1:], np.float32)
+            _widen(read["features"][0], sample["features"])
         if "canonical" in read:
             sample["canonical"] = self._statistics("structure", "canonical").standardise(read["canonical"])[0]
         if "text" in self.modalities:
@@ -134,7 +153,7 @@ class SnapshotDataset:
         if self.split != "train":
             return index
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, epoch_order([row.weight for row in self.rows], self.seed, epoch)
+            self._order = epoch, epoch_order(self.rows.values("weight"), self.seed, epoch)
         return int(self._order[1][index])
 
     def _num_references(self, row: SnapshotRow) -> int:
@@ -201,9 +220,12 @@ class SnapshotDataset:
     def _statistics(self, modality: str, name: str) -> TensorStatistics:
         return self.snapshot.statistics[f"{modality}.{name}"]
 
-    def _latents(self, rows: Float16[np.ndarray, "n c h w"]) -> Float32[np.ndarray, "n c h w"]:
-        """Standardised rows; references are on the scale of latents."""
-        latents: np.ndarray = self._statistics("video", "latents").standardise(rows.astype(np.float32))
+    def _latents(self, read: _ReadRows) -> Float32[np.ndarray, "s c h w"]:
+        """Standardised: the reference, which is on the scale of latents, then the steps. Made where they stay."""
+        latents = np.empty((self.num_steps, *read["latents"].shape[1:]), np.float32)
+        _widen(read["references"], latents[:1])
+        _widen(read["latents"], latents[1:])
+        self._statistics("video", "latents").standardise_in_place(latents)
         return latents
 
     def _structure(self, read: _ReadRows) -> Float32[np.ndarray, "s 4 m"]:
@@ -223,9 +245,9 @@ class SnapshotDataset:
         """Step 0, a picture, is silent; then the tokens of the steps, on the extractor's own scale."""
         if tokens is None:
             return np.zeros((self.num_steps, clock.SLOTS_PER_STEP, 1), dtype=np.float32)
-        silence = np.zeros((clock.num_audio_tokens(1), tokens.shape[1]), dtype=np.float32)
-        folded: np.ndarray = clock.fold_audio(np.concatenate([silence, tokens.astype(np.float32)]))
-        return folded
+        heard = np.zeros((self.num_steps, clock.SLOTS_PER_STEP, tokens.shape[1]), dtype=np.float32)
+        _widen(tokens, heard[1:])
+        return heard
 
     def _audio_mask(self) -> Bool[np.ndarray, "s 8"]:
         """Nothing is heard at step 0, all slots later."""
@@ -251,7 +273,7 @@ class SnapshotDataset:
                     self._kept[row.clip_id, modality, spec.name] = array
 
 
-def epoch_order(weights: Sequence[float], seed: int, epoch: int) -> np.ndarray:
+def epoch_order(weights: Sequence[float] | Float64[np.ndarray, " n"], seed: int, epoch: int) -> np.ndarray:
     """Clip of each of the epoch's N draws, int64 [N]: clip i comes N*w_i/sum(w) times, rounded down or up, shuffled.
 
     Systematic sampling: N equally spaced points with one random offset over the cumulated weights.
@@ -263,3 +285,10 @@ def epoch_order(weights: Sequence[float], seed: int, epoch: int) -> np.ndarray:
     clips = np.minimum(np.searchsorted(edges, points, side="right"), count - 1)
     shuffled: np.ndarray = clips[torch.randperm(count, generator=draw).numpy()]
     return shuffled
+
+
+def _widen(stored: Float16[np.ndarray, "..."], into: Float32[np.ndarray, "..."]) -> None:
+    """Write stored halves as floats, the same numbers. numpy converts one at a time, torch many in an instruction."""
+    pairs = (torch.from_numpy(each).view(-1).split(_PIECE) for each in (into, stored))
+    for wide, half in zip(*pairs, strict=True):
+        wide.copy_(half)

@@ -10,6 +10,7 @@ whatever it meets on the way, and a writer that was killed leaves either version
 import hashlib
 
 from dualforce_model import faults, schema
+from dualforce_model.manifest_rows import ManifestRows
 from dualforce_model.schema import SchemaError, Snapshot, SnapshotRow, decode_manifest, encode_head, encode_manifest
 from dualforce_model.storage import MissingKeyError, Storage
 
@@ -31,21 +32,35 @@ def read_manifest(store: Storage, snapshot: Snapshot) -> tuple[SnapshotRow, ...]
 
     Raises SchemaError or MissingKeyError when no file holds the bytes that the head names.
     """
+    return decode_manifest(_bytes(store, snapshot))
+
+
+def open_manifest(store: Storage, snapshot: Snapshot) -> ManifestRows:
+    """The rows of `read_manifest`, each made when it is asked for: for whoever keeps them."""
+    return ManifestRows.decode(_bytes(store, snapshot))
+
+
+def _bytes(store: Storage, snapshot: Snapshot) -> bytes:
+    """A manifest's bytes as the head names them, from whichever file holds them."""
     try:
-        return schema.read_manifest(store, snapshot)
+        return schema.manifest_bytes(store, snapshot)
     except (SchemaError, MissingKeyError):
         key = version_key(snapshot.id, snapshot.manifest_digest)
         if not store.exists(key):
             raise
-        return read_version(store, key)
+        return _version_bytes(store, key)
 
 
 def read_version(store: Storage, key: str) -> tuple[SnapshotRow, ...]:
     """Rows of a manifest under its digest; raises SchemaError when the bytes are others."""
+    return decode_manifest(_version_bytes(store, key))
+
+
+def _version_bytes(store: Storage, key: str) -> bytes:
     data = store.read(key)
     if version_key(key.split("/")[1], hashlib.sha256(data).hexdigest()) != key:
         raise SchemaError(f"{store.url(key)}: its bytes are not those its name tells; restore it or build again")
-    return decode_manifest(data)
+    return data
 
 
 def restore_manifest(store: Storage, snapshot: Snapshot) -> tuple[SnapshotRow, ...]:

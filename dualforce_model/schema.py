@@ -196,6 +196,12 @@ class TensorStatistics(Frozen):
         y: ArrayT = (x - mean) / std
         return y
 
+    def standardise_in_place(self, x: ArrayT, axis: int = 1) -> None:
+        """What `standardise` gives, to the bit, written over `x`: a window of latents is megabytes."""
+        mean, std = self._along(x, axis)
+        x -= mean
+        x /= std
+
     def restore(self, x: ArrayT, axis: int = 1) -> ArrayT:
         """Inverse of `standardise`."""
         mean, std = self._along(x, axis)
@@ -350,11 +356,16 @@ def load_snapshot(store: Storage, id_or_tag: str) -> Snapshot:
 
 def read_manifest(store: Storage, snapshot: Snapshot) -> tuple[SnapshotRow, ...]:
     """Rows of a snapshot, sorted by clip id; raises SchemaError when the file is not the one the head names."""
+    return decode_manifest(manifest_bytes(store, snapshot))
+
+
+def manifest_bytes(store: Storage, snapshot: Snapshot) -> bytes:
+    """What `read_manifest` decodes, proven by the head."""
     key = manifest_key(snapshot.id)
     data = store.read(key)
     if hashlib.sha256(data).hexdigest() != snapshot.manifest_digest:
         raise SchemaError(f"{store.url(key)}: its bytes are not those the head names; restore it or build again")
-    return decode_manifest(data)
+    return data
 
 
 def encode_manifest(rows: tuple[SnapshotRow, ...]) -> bytes:
@@ -372,14 +383,18 @@ def encode_manifest(rows: tuple[SnapshotRow, ...]) -> bytes:
 
 def decode_manifest(data: bytes) -> tuple[SnapshotRow, ...]:
     """Inverse of `encode_manifest`."""
-    # One thread and no read-ahead: a short command that ends while Arrow's threads wind down is aborted now and then.
-    table = pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
-    modalities = [name.removesuffix(".shard") for name in table.column_names if name.endswith(".shard")]
-    rows = []
-    for record in table.to_pylist():
-        features = {}
-        for name in modalities:
-            found = {field: record.pop(f"{name}.{field}") for field in ("key", "fingerprint", "shard")}
-            features[name] = FeatureRef(modality=name, clip_id=record["clip_id"], **found)
-        rows.append(SnapshotRow(**record, features=features))
-    return tuple(rows)
+    return tuple(map(row_of, manifest_table(data).to_pylist()))
+
+
+def manifest_table(data: bytes) -> pa.Table:
+    """Columns. One thread, no read-ahead: a command that ends while Arrow's threads wind down is at times aborted."""
+    return pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
+
+
+def row_of(record: Mapping[str, Any]) -> SnapshotRow:
+    """The row that a manifest's columns say, value by value."""
+    plain, features = dict(record), {}
+    for name in [name.removesuffix(".shard") for name in record if name.endswith(".shard")]:
+        found = {field: plain.pop(f"{name}.{field}") for field in ("key", "fingerprint", "shard")}
+        features[name] = FeatureRef(modality=name, clip_id=record["clip_id"], **found)
+    return SnapshotRow(**plain, features=features)

@@ -10,16 +10,13 @@ no open file.
 """
 
 import hashlib
-import json
 import os
 import re
 import struct
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -27,48 +24,18 @@ from jaxtyping import UInt8
 
 from dualforce_model.config import canonical_json
 from dualforce_model.schema import Feature, FeatureRef, SchemaError, TensorSpec, check_feature, specs_among, specs_of
+from dualforce_model.shard_headers import BLOCK_ROWS, DTYPES, FORMATS, ShardHeader, TensorEntry, parse_header
 from dualforce_model.storage import ByteRange, CutShortError, MissingKeyError, Storage
 
-FORMATS = ("dualforce.shard/1", "dualforce.shard/2")  # all blocks have 8 rows; some have fewer
-BLOCK_ROWS = 8
 BLOCK_BYTES = 64 << 10  # a window that begins inside a block reads all of it: large rows are blocks of their own
 MAX_HEADER_BYTES = 128 << 20
-CACHE_BYTES = 512 << 20  # of header text: to parse it takes 1 to 100 ms a shard, and a data set has thousands
-_DTYPES = {"F16": "<f2", "F32": "<f4", "I32": "<i4"}
-_CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
+CACHE_BYTES = 512 << 20  # of parsed headers: to parse one takes 1 to 100 ms, and a data set has thousands
+_CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 _NAME = re.compile(r"^features/(?P<modality>[^/]+)/(?P<fingerprint>[^/]+)/(?P<hash>[0-9a-f]{32})\.safetensors$")
 
 
 class DamagedShardError(SchemaError):
     """Bytes of a shard are not those that were written; the message names file, clip and rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """Where an array lies in its file and what its blocks must hash to."""
-
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    start: int  # bytes from the start of the file
-    sha256: str
-    crc32c: bytes  # 4 bytes, big-endian, per block
-    block_rows: int
-    row_bytes: int  # of one leading row
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of one block; the last may be shorter."""
-        return self.block_rows * self.row_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ShardHeader:
-    """Parsed header: arrays by "<clip id>/<array>", feature keys by clip id."""
-
-    modality: str
-    fingerprint: str
-    keys: dict[str, str]
-    tensors: dict[str, TensorEntry]
 
 
 # -------------------------------------------------------------------------------------------------------- writing
@@ -247,12 +214,12 @@ def tensor_entry(store: Storage, ref: FeatureRef, name: str) -> TensorEntry:
 class HeaderCache:
     """`read_header`, remembered: a shard's name is the hash of its header, so it cannot change.
 
-    Those used last stay, up to `most_bytes` of header text. For several threads; a fork takes along what is known.
+    Those used last stay, up to `most_bytes` of memory. For several threads; a fork takes along what is known.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes, self._num_bytes = most_bytes, 0
-        self._known: OrderedDict[tuple[str, str], tuple[ShardHeader, int]] = OrderedDict()  # used last comes last
+        self._known: OrderedDict[tuple[str, str], ShardHeader] = OrderedDict()  # used last comes last
         self._lock = Lock()
         # No thread is half-way through a change when a process forks.
         os.register_at_fork(
@@ -264,15 +231,15 @@ class HeaderCache:
         with self._lock:
             if key in self._known:
                 self._known.move_to_end(key)
-                return self._known[key][0]
+                return self._known[key]
         text = _header_text(Storage(store_url), shard)
-        header = _parse(text, payload_start=8 + len(text))
+        header = parse_header(text, payload_start=8 + len(text))
         with self._lock:
             if key not in self._known:  # another thread may have been faster
-                self._known[key] = header, len(text)
-                self._num_bytes += len(text)
+                self._known[key] = header
+                self._num_bytes += header.num_bytes
             while self._num_bytes > self._most_bytes and len(self._known) > 1:
-                self._num_bytes -= self._known.popitem(last=False)[1][1]
+                self._num_bytes -= self._known.popitem(last=False)[1].num_bytes
         return header
 
     def cache_clear(self) -> None:
@@ -288,7 +255,7 @@ cached_header = HeaderCache(CACHE_BYTES)
 def read_header(store: Storage, shard: str) -> ShardHeader:
     """Read and prove the header of a shard; raises DamagedShardError when it is not the one its name tells."""
     text = _header_text(store, shard)
-    return _parse(text, payload_start=8 + len(text))
+    return parse_header(text, payload_start=8 + len(text))
 
 
 def _header_text(store: Storage, shard: str) -> bytes:
@@ -305,31 +272,6 @@ def _header_text(store: Storage, shard: str) -> bytes:
     if _header_hash(prefix + text) != named["hash"]:
         raise DamagedShardError(f"{where}: the header is damaged (its hash is not the file's name)")
     return text
-
-
-def _parse(text: bytes, payload_start: int) -> ShardHeader:
-    """Turn a proven header into entries."""
-    document = json.loads(text)
-    metadata = document.pop("__metadata__")
-    if metadata["format"] not in FORMATS:
-        known = " or ".join(FORMATS)
-        raise SchemaError(f"shard format {metadata['format']!r}, expected {known}; use the release that wrote it")
-    sums = json.loads(metadata["sums"])
-    tensors = {name: _entry(item, sums[name], payload_start) for name, item in document.items()}
-    return ShardHeader(metadata["modality"], metadata["fingerprint"], json.loads(metadata["keys"]), tensors)
-
-
-def _entry(item: Mapping[str, Any], sums: Mapping[str, Any], payload_start: int) -> TensorEntry:
-    dtype, shape = np.dtype(_DTYPES[item["dtype"]]), tuple(item["shape"])
-    return TensorEntry(
-        dtype=dtype,
-        shape=shape,
-        start=payload_start + item["data_offsets"][0],
-        sha256=sums["sha256"],
-        crc32c=bytes.fromhex(sums["crc32c"]),
-        block_rows=sums.get("rows", BLOCK_ROWS),
-        row_bytes=dtype.itemsize * prod(shape[1:]),
-    )
 
 
 # ------------------------------------------------------------------------------------------------------- verifying

@@ -150,17 +150,17 @@ class Trainer:
         share = per_process(self.config.batch_size, self.accelerator.num_processes)
         start = self.accelerator.process_index * share
         steps = range(self.step, self.config.steps)
-        keys = [sample_keys(step, self.config.batch_size, len(self.dataset))[start : start + share] for step in steps]
+        keys = StepKeys(steps, self.config.batch_size, len(self.dataset), range(start, start + share))
         loader = DataLoader(
             self.dataset,  # type: ignore[arg-type]  # a map from (epoch, index), not from int
-            batch_sampler=[[(key.epoch, key.index) for key in batch] for batch in keys],
+            batch_sampler=keys,  # type: ignore[arg-type]
             collate_fn=TalkingHeadBatch.stack,
             num_workers=self.config.loader_workers,
             generator=keyed_generator(self.config.seed, "loader"),  # leaves torch's own generator alone
             worker_init_fn=outlive_first_terminate,
         )
-        for batch_keys, windows in zip(keys, loader, strict=True):
-            yield KeyedBatch(windows, batch_keys)
+        for step, windows in zip(steps, loader, strict=True):
+            yield KeyedBatch(windows, keys.of(step))
 
     @torch.no_grad()
     def _validate(self) -> None:
@@ -332,6 +332,26 @@ def outlive_first_terminate(worker: int) -> None:
 def run_digest(config: TrainConfig) -> str:
     """Identity of a run."""
     return digest(config.identity())
+
+
+class StepKeys:
+    """One process's windows of each step, worked out when they are asked for: a run has millions of windows."""
+
+    def __init__(self, steps: range, batch_size: int, num_samples: int, share: range) -> None:
+        """`share`: which of a batch's windows are the process's."""
+        self.steps, self.batch_size, self.num_samples, self.share = steps, batch_size, num_samples, share
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Their places in the data set, step after step, as a DataLoader's batch sampler gives them."""
+        for step in self.steps:
+            yield [(key.epoch, key.index) for key in self.of(step)]
+
+    def of(self, step: int) -> list[SampleKey]:
+        """Names of the windows of one step."""
+        return sample_keys(step, self.batch_size, self.num_samples)[self.share.start : self.share.stop]
 
 
 def sample_keys(step: int, batch_size: int, num_samples: int) -> list[SampleKey]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.clips import SHAPES, Arrays, Pick, make_clip, rows_of
+from benchmarks.peers.clips import NUM_STEPS, SHAPES, Arrays, Pick, make_clip, rows_of
 
 Reader = Callable[[Pick], Arrays]
 SHARD_BYTES = 64 << 20
@@ -22,10 +22,11 @@ CLIPS_IN_A_TAR = 50
 
 
 class Way:
-    """A way to keep clips; `ours` says which environment has what it needs."""
+    """A way to keep clips and to read them."""
 
     name: str
-    ours = False
+    compared = True  # with the other ways; not where it does more than they
+    kept_as = ""  # the way whose files it reads; empty: its own
 
     def __init__(self, size: str, num_clips: int) -> None:
         self.size, self.num_clips = size, num_clips
@@ -38,6 +39,14 @@ class Way:
         """Make ready to read."""
         raise NotImplementedError
 
+    def shown(self, number: int, pick: Pick) -> Pick:
+        """The window that comes when this one is asked for as number so and so."""
+        return pick
+
+    def expected(self, window: Arrays) -> Arrays:
+        """What is read of a window, by name: all of it, as it was kept."""
+        return window
+
     def clips(self) -> Iterator[Arrays]:
         """All clips, one at a time."""
         return (make_clip(self.size, clip) for clip in range(self.num_clips))
@@ -49,15 +58,17 @@ def cut(whole: Arrays, pick: Pick) -> Arrays:
 
 
 class OurStore(Way):
-    """Packed shards by modality, positioned reads, every block that is read checked."""
+    """Packed shards by modality, positioned reads, every block that is read checked; the rows are known beforehand."""
 
-    name, ours = "dualforce", True
+    name = "dualforce"
 
     def write(self, folder: Path) -> None:
+        from benchmarks.peers.snapshot import write_snapshot
+        from dualforce_model.schema import FeatureRef
         from dualforce_model.shards import pack_shard
         from dualforce_model.storage import Storage
 
-        store, refs = Storage(str(folder)), dict[str, dict[str, Any]]()
+        store, refs = Storage(str(folder)), dict[str, dict[str, FeatureRef]]()
         names = [f"c{clip:06d}" for clip in range(self.num_clips)]
         modalities = sorted({name.split("/")[0] for name in SHAPES[self.size]})
         for first in range(0, self.num_clips, CLIPS_IN_A_TAR):
@@ -68,16 +79,17 @@ class OurStore(Way):
                     for clip, arrays in part.items()
                 }
                 for clip, ref in pack_shard(store, modality, "fp", features, dict.fromkeys(part, "key")).items():
-                    refs.setdefault(clip, {})[modality] = ref.model_dump()
-        store.write("refs.json", json.dumps([refs[name] for name in names]).encode())
+                    refs.setdefault(clip, {})[modality] = ref
+        write_snapshot(store, self.size, refs)
 
     def open(self, folder: Path) -> Reader:
-        from dualforce_model.schema import FeatureRef
+        from benchmarks.peers.snapshot import SNAPSHOT_ID
+        from dualforce_model.schema import load_snapshot, read_manifest
         from dualforce_model.shards import Wanted, read_rows
         from dualforce_model.storage import Storage
 
         store = Storage(str(folder))
-        refs = [{name: FeatureRef(**ref) for name, ref in each.items()} for each in json.loads(store.read("refs.json"))]
+        refs = [row.features for row in read_manifest(store, load_snapshot(store, SNAPSHOT_ID))]
         places = [(name, *name.split("/")) for name in SHAPES[self.size]]
 
         def read(pick: Pick) -> Arrays:
@@ -87,6 +99,63 @@ class OurStore(Way):
             return dict(zip(SHAPES[self.size], found, strict=True))
 
         return read
+
+
+class OurDataset(OurStore):
+    """What training calls: the data set reads a window, its two questions to the store and the clip's row included.
+
+    Besides what the others read it reads what step 0 has of structure and FLAME. Which pictures a clip has is read and
+    used, and not handed on.
+    """
+
+    name, kept_as = "dualforce, SnapshotDataset", OurStore.name
+    named = {
+        "video/latents": "latents",
+        "video/references": "references",
+        "structure/motion": "motion",
+        "audio/tokens": "tokens",
+        "flame/parameters": "parameters",
+        "reference/features": "features",
+    }
+
+    def open(self, folder: Path) -> Reader:
+        dataset = opened(folder)
+
+        def read(pick: Pick) -> Arrays:
+            found = dataset.stored_window(dataset.rows[pick.clip], pick.start, pick.reference)
+            return {name: found[own] for name, own in self.named.items()}
+
+        return read
+
+    def expected(self, window: Arrays) -> Arrays:
+        return {name: window[name] for name in self.named}
+
+
+class OurSample(OurStore):
+    """All of a training sample: a window that the data set draws, read, widened to float32 and standardised."""
+
+    name, kept_as = "dualforce, sample(): also converts and standardises", OurStore.name
+    compared = False
+
+    def open(self, folder: Path) -> Reader:
+        self.dataset = opened(folder)
+        return lambda pick: self.dataset.sample(0, pick.clip)
+
+    def shown(self, number: int, pick: Pick) -> Pick:
+        row, start, reference = self.dataset.drawn(0, pick.clip)
+        return Pick(int(row.clip_id[1:]), start, reference)
+
+    def expected(self, window: Arrays) -> Arrays:
+        video = np.concatenate([window["video/references"], window["video/latents"]]).astype(np.float32)
+        return {"video": video, "features": window["reference/features"][0].astype(np.float32)}
+
+
+def opened(folder: Path) -> Any:
+    """The product's data set: windows of the reference and as many steps as the others read."""
+    from benchmarks.peers.snapshot import SNAPSHOT_ID
+    from dualforce_model.data import SnapshotDataset
+
+    return SnapshotDataset(str(folder), SNAPSHOT_ID, NUM_STEPS + 1)
 
 
 class FileAClip(Way):
@@ -154,6 +223,9 @@ class WebDatasetTar(Way):
     """
 
     name = "webdataset, in order"
+
+    def shown(self, number: int, pick: Pick) -> Pick:
+        return pick._replace(clip=number)
 
     def write(self, folder: Path) -> None:
         import webdataset
@@ -298,5 +370,16 @@ class LanceBlobs(LanceRows):
 
 WAYS: dict[str, type[Way]] = {
     kind.name: kind
-    for kind in (OurStore, IndexedTar, FileAClip, WebDatasetTar, LitDataChunks, MosaicShards, LanceRows, LanceBlobs)
+    for kind in (
+        OurStore,
+        OurDataset,
+        OurSample,
+        IndexedTar,
+        FileAClip,
+        WebDatasetTar,
+        LitDataChunks,
+        MosaicShards,
+        LanceRows,
+        LanceBlobs,
+    )
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.clips import Pick, make_clip
-from benchmarks.peers.ways import WAYS, Reader, cut
+from benchmarks.peers.ways import WAYS, Reader, Way, cut
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         picks = [Pick(*pick) for pick in asked["picks"]]
-        found = _check(read, picks, size, name) if asked["check"] else _timed(read, picks)
+        found = _check(way, read, picks) if asked["check"] else _timed(read, picks)
         print(json.dumps(found), file=answers, flush=True)
 
 
@@ -42,11 +42,11 @@ def _timed(read: Reader, picks: list[Pick]) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - started, "disk_bytes": _from_disk() - before}
 
 
-def _check(read: Reader, picks: list[Pick], size: str, name: str) -> dict[str, Any]:
+def _check(way: Way, read: Reader, picks: list[Pick]) -> dict[str, Any]:
     """Every byte of these windows against the clips as they were made."""
     for number, pick in enumerate(picks):
-        wanted = pick if "in order" not in name else pick._replace(clip=number)
-        found, made = read(pick), cut(make_clip(size, wanted.clip), wanted)
+        wanted = way.shown(number, pick)
+        found, made = read(pick), way.expected(cut(make_clip(way.size, wanted.clip), wanted))
         for array, values in made.items():
             if _digest(found[array]) != _digest(values) or found[array].shape != values.shape:
                 return {"wrong": f"{array} of {wanted}"}

@@ -34,7 +34,11 @@ def test_it_prints_its_table_and_names_what_is_left_out(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
-    assert [row["way"] for row in found["rows"]] == ["dualforce", "row-major tar, index", "safetensors per clip"]
-    assert (found["rows"][0]["cold_ratio"], found["rows"][0]["warm_ratio"]) == (1.0, 1.0)
+    sample = "dualforce, sample(): also converts and standardises"
+    ways = ["dualforce", "dualforce, SnapshotDataset", sample, "row-major tar, index", "safetensors per clip"]
+    assert [row["way"] for row in found["rows"]] == ways
+    ratios = {row["way"]: (row["cold_ratio"], row["warm_ratio"]) for row in found["rows"]}
+    assert (ratios["dualforce"], ratios[sample]) == ((1.0, 1.0), (None, None)), "a sample is not judged"
+    assert all(ratio for way in ways if way != sample for ratio in ratios[way])
     assert "left out: mds: no --peers given" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["found.json"], "the clips are gone"

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 import dualforce_model.data
 from dualforce_model import clock
 from dualforce_model.batch import Sample, TalkingHeadBatch
-from dualforce_model.data import SnapshotDataset, epoch_order
+from dualforce_model.data import SnapshotDataset, _widen, epoch_order
 from dualforce_model.flame import NUM_PARAMETERS
 from dualforce_model.schema import (
     Feature,
@@ -29,7 +31,7 @@ from dualforce_model.schema import (
     head_key,
     manifest_key,
 )
-from dualforce_model.shards import DamagedShardError, cached_header, pack_shard, tensor_entry
+from dualforce_model.shards import DamagedShardError, cached_header, pack_shard, read_feature, tensor_entry
 from dualforce_model.storage import Storage, file_digest
 
 MEAN, STD = 10.0, 4.0
@@ -337,6 +339,47 @@ def test_a_forked_worker_reads_the_same(folder: Path) -> None:
         )
         os._exit(0 if same else 1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_every_half_is_widened_to_the_very_same_number() -> None:
+    halves = np.tile(np.arange(1 << 16, dtype=np.uint16).view(np.float16), 3)[: 3 * (1 << 16) - 5]
+    halves = halves[np.isfinite(halves)].reshape(2, -1)
+    wide = np.full(halves.shape, np.nan, np.float32)
+    _widen(halves, wide)
+    np.testing.assert_array_equal(wide.view(np.uint32), halves.astype(np.float32).view(np.uint32))
+
+
+FORKED = """
+import os, signal
+import numpy as np, torch
+from dualforce_model.data import _widen
+halves, wide = np.ones((4, 1 << 18), np.float16), np.empty((4, 1 << 18), np.float32)
+torch.set_num_threads(2)
+torch.from_numpy(wide).copy_(torch.from_numpy(halves))
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)  # a child that waits for ever is killed
+    _widen(halves, wide)
+    os._exit(0)
+raise SystemExit(os.waitpid(pid, 0)[1])
+"""
+
+
+def test_a_forked_worker_does_not_wait_for_its_parents_threads() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_window_reads_is_told_as_it_is_stored(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    row, start, reference = drawn = dataset.drawn(2, 1)
+    stored = dataset.stored_window(*drawn)
+    assert stored["latents"].dtype == np.float16
+    np.testing.assert_array_equal(stored["latents"][:, 0, 0, 0], np.arange(start, start + dataset.num_steps - 1))
+    np.testing.assert_array_equal(
+        stored["references"], read_feature(Storage(str(folder)), row.features["video"], "references")[[reference]]
+    )
+    assert_equal(dataset.window(*drawn), dataset.sample(2, 1))
 
 
 def test_held_out_clips_come_once_in_order_with_their_weight(tmp_path: Path) -> None:

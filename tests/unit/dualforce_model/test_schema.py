@@ -92,6 +92,8 @@ def test_standardising_and_back_is_the_identity(x: np.ndarray, mean: list[float]
     np.testing.assert_array_equal(found.standardise(torch.from_numpy(x)).numpy(), y)
     moved = np.moveaxis(x, 1, 0)
     np.testing.assert_array_equal(found.standardise(moved, axis=0), np.moveaxis(y, 1, 0))
+    found.standardise_in_place(x)
+    np.testing.assert_array_equal(x, y)
 
 
 def test_statistics_of_another_width_are_refused() -> None:

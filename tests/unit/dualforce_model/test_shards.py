@@ -253,9 +253,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_headers_used_last_stay_up_to_so_many_bytes_of_text(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_used_last_stay_up_to_so_many_bytes(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two, three = (pack(store, name)[name].shard for name in "abc")
-    length = int.from_bytes(store.read(one)[:8], "little")
+    length = read_header(store, one).num_bytes
     read, cache = asked(monkeypatch), HeaderCache(2 * length + 7)
     for shard in (one, two, one, three, one, two, one):
         assert cache(store.url(), shard) == read_header(store, shard)
@@ -288,8 +288,7 @@ def test_a_header_larger_than_the_bound_is_still_used(store: Storage, monkeypatc
 
 def test_threads_share_headers(store: Storage) -> None:
     shards = [pack(store, name)[name].shard for name in "abcdef"]
-    length = int.from_bytes(store.read(shards[0])[:8], "little")
-    cache = HeaderCache(3 * length)
+    cache = HeaderCache(3 * read_header(store, shards[0]).num_bytes)
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda at: cache(store.url(), shards[at * 7 % 6]), range(300)))
     assert [header.keys for header in found] == [

@@ -20,7 +20,7 @@ from dualforce_model.train import train
 from dualforce_model.train_config import TrainConfig
 from dualforce_model.train_log import read_log
 from dualforce_model.train_state import StopSignal
-from dualforce_model.trainer import Trainer, TrainingDivergedError, per_process, sample_keys
+from dualforce_model.trainer import StepKeys, Trainer, TrainingDivergedError, per_process, sample_keys
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -157,6 +157,17 @@ def test_draws_are_numbered_through_the_run() -> None:
     other = [(key.epoch, key.index) for step in range(3) for key in sample_keys(step, 8, 6)]
     assert one == other
     assert one[:7] == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (1, 0)]
+
+
+def test_windows_of_a_run_are_worked_out_step_by_step() -> None:
+    """A run without end is no more than its first steps, and each process has its part of the same batches."""
+    endless = range(3, 1 << 60)
+    parts = [StepKeys(endless, 4, 6, range(first, first + 2)) for first in (0, 2)]
+    for step, *places in zip(range(3, 9), *parts, strict=False):
+        keys = sample_keys(step, 4, 6)
+        assert [*places[0], *places[1]] == [(key.epoch, key.index) for key in keys]
+        assert [*parts[0].of(step), *parts[1].of(step)] == keys
+    assert len(parts[0]) == len(endless)
 
 
 def test_a_batch_must_split_evenly() -> None:
