@@ -99,11 +99,11 @@ def check(names: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @json_option
 def pin(files: tuple[Path, ...], as_json: bool) -> None:
-    """Vouch for files of your own: note their SHA-256 in .pulled.json beside them.
+    """Vouch for files of your own: note their SHA-256, on this machine.
 
     A pickled file (.pth, .pt, .bin, .ckpt, .tar) is opened only where its digest is published or pinned, and so is any
     file of LivePortrait's motion extractor. Pin what you trained, or have from somebody whom you trust, and nothing
-    else.
+    else. The notes lie in ~/.cache/dualforce/weights/.vouched (DUALFORCE_VOUCHED names another folder).
     """
     from tasks.weight_states import pinned
 

@@ -48,25 +48,38 @@ class Batches(Iterator[Job]):
     """
 
     def __init__(
-        self, jobs: Iterable[Job], serving: Mapping[str, Sequence[Target]], total: int, clips: int, ahead: int
+        self,
+        jobs: Iterable[Job],
+        serving: Mapping[str, Sequence[Target]],
+        total: int,
+        clips: int,
+        ahead: int,
+        runs: int = MOST_TASK_RUNS,
     ) -> None:
-        """`serving` is filled by the jobs as they come; `total` clips in all, about `ahead` beyond the first batch."""
+        """`serving` is filled by the jobs as they come. There are `total` clips and may be `runs` batches; more than
+        `ahead` jobs are in open batches, so that workers are busy, and few more, so that each batch is soon told of.
+        """
         self._source, self._serving = iter(jobs), serving
         self._drawn: Job | None = next(self._source, None)
-        self._size = max(clips, -(-total // MOST_TASK_RUNS))
-        self._most_open = 1 + max(LEAST_AHEAD, -(-ahead // self._size))
-        self._clips_left, self._runs_left = total, MOST_TASK_RUNS
+        self._size = max(clips, -(-total // runs))
+        self._ahead = ahead
+        self._clips_left, self._runs_left = total, runs
         self._open: deque[Batch] = deque()
         self._waiting: deque[Job] = deque()  # of the batch that was opened last, not handed out
         self._by_job: dict[str, Batch] = {}
         self._first = 1
 
     def __next__(self) -> Job:
-        if not self._waiting and len(self._open) < self._most_open:
+        if not self._waiting and (len(self._open) <= LEAST_AHEAD or self._num_open <= self._ahead):
             self._begin()
         if not self._waiting:
             raise StopIteration
         return self._waiting.popleft()
+
+    @property
+    def _num_open(self) -> int:
+        """Jobs of open batches. Of one there may be few: a job may serve many clips, or read hours of media."""
+        return sum(len(batch.jobs) for batch in self._open)
 
     def first(self) -> Batch | None:
         """The batch whose turn it is; None when all are through."""

@@ -11,7 +11,6 @@ from jaxtyping import Float32, UInt8
 from dualforce_model import clock, flame, media, storage
 from dualforce_model.encoders import Landmarking, Placing, make_encoder
 from dualforce_model.encoders.base import NoFaceError
-from dualforce_model.errors import InputError
 from dualforce_model.schema import Feature, FeatureRef
 from dualforce_model.shards import load_feature
 from dualforce_model.storage import Storage
@@ -26,7 +25,6 @@ SHOWN_CLIPS = 6
 FOLDER = "features"  # below home
 WORDS_CHARS = 300
 PAGE_WIDTH_PX = 1000  # of a picture among others
-NOT_HERE = (InputError, OSError, ImportError, RuntimeError)  # bad or missing files, weights, packages, room, memory
 
 
 def features_markdown(place: Place, config: ExtractConfig, run_id: str) -> str:
@@ -43,7 +41,7 @@ def features_markdown(place: Place, config: ExtractConfig, run_id: str) -> str:
     if "structure" in config.modalities and any("structure" in refs for refs in made.values()):
         try:
             structure = _structure(config)
-        except NOT_HERE as error:
+        except Exception as error:  # a page for people, made when the run is over: whatever goes wrong is said on it
             parts.append(f"Landmarks are not shown: {_words(error)}")
     store = Storage(place.store_url)
     for clip_id, refs in made.items():
@@ -56,7 +54,7 @@ def features_markdown(place: Place, config: ExtractConfig, run_id: str) -> str:
             storage.write_bytes(path, picture)
             small = base64.b64encode(shrunk(path, PAGE_WIDTH_PX)).decode("ascii")
             parts.append(f"![{clip_id}](data:image/jpeg;base64,{small})")
-        except NOT_HERE as error:
+        except Exception as error:
             parts.append(f"`{clip_id}` cannot be shown: {_words(error)}")
     return "\n\n".join(parts)
 

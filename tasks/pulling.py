@@ -20,8 +20,10 @@ from dualforce_model.config import Frozen
 from dualforce_model.errors import InputError
 from dualforce_model.pretrained import PRETRAINED, PublishedFile, Weights
 from dualforce_model.pretrained.hub import COMMIT, REPOSITORY, commit_folder
-from dualforce_model.pretrained.pins import PINS_NAME, Pin, Pins
+from dualforce_model.pretrained.pins import BY_PERSON, PINS_NAME, Pin, Pins
 from dualforce_model.pretrained.record import MARKERS
+from dualforce_model.pretrained.trust import PICKLED, is_pickled
+from dualforce_model.pretrained.vouchers import vouch
 from dualforce_model.stamp import Stamp
 from tasks.archives import unpack
 from tasks.downloads import HUB, Arrived, Downloader, Wanted, WrongBytesError, check_room, drop
@@ -156,7 +158,8 @@ class Pull:
         folder = self.root / weights.folder
         mirrored = bool(weights.hub) and not self.downloader.asks_hub(file.url)
         pin = Pins.read(folder).files.get(file.name)
-        if pin is not None and (mirrored or not file.sha256):
+        of_pull = pin is not None and pin.vouched != BY_PERSON  # a person's own file is another, and says nothing of it
+        if pin is not None and of_pull and (mirrored or not file.sha256):
             try:
                 arrived = self.downloader.fetch(Wanted(file.url, pin.sha256, pin.seen.num_bytes), part)
             except WrongBytesError as error:
@@ -201,6 +204,8 @@ class Pull:
         source = self.downloader.config.source(file.url).partition("?")[0]
         pin = Pin(sha256=arrived.sha256, source=source, vouched=vouched, commit=arrived.commit, seen=Stamp.of(fresh))
         Pins.read(folder).with_(folder, file.name, pin)
+        if Path(file.name).suffix in (*PICKLED, ".bin") or is_pickled(fresh):  # nothing else asks for it
+            vouch(arrived.sha256, file.name, vouched)
         faults.point("weights.before_rename")
         with storage.atomic_path(folder / file.name) as temporary:
             fresh.replace(temporary)
@@ -233,7 +238,7 @@ class Pull:
             raise WrongBytesError(f"{url}: {len(found)} files of weights, expected 1 to {MAX_FILES}")
         if not any((Path(each.name).name if weights.parts else each.name) in MARKERS for each in found):
             raise WrongBytesError(f"{url}: neither of {' and '.join(MARKERS)} is listed: no folder that can be read")
-        found.sort(key=lambda each: (each.name in MARKERS, "/" not in each.name, each.name))
+        found.sort(key=lambda each: (Path(each.name).name in MARKERS, "/" not in each.name, each.name))
         return _Planned(weights, tuple(found), commit)
 
 

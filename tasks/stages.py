@@ -15,7 +15,7 @@ from pydantic import Field
 
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InfrastructureError
-from tasks.batches import Batch, Batches
+from tasks.batches import MOST_TASK_RUNS, Batch, Batches
 from tasks.ledger import Lease, Ledger, Relisting, Row
 from tasks.place import Place
 from tasks.planning import Plan, Standing, plan
@@ -36,7 +36,9 @@ class StageConfig(Frozen):
     """How a stage treats its clips, whatever the stage."""
 
     attempts: int = Field(3, ge=1, le=20, description="attempts charged to a clip before it is exhausted")
-    batch_clips: int = Field(128, ge=1, le=256, description="clips handled by one Prefect task run")
+    batch_clips: int = Field(
+        128, ge=1, le=256, description="clips that a Prefect task run tells of; more where there would be too many runs"
+    )
     backoff_s: float = Field(
         2.0, ge=0.0, le=3600.0, description="wait before failed clips are tried again, doubled each time"
     )
@@ -134,6 +136,7 @@ class StageRun:
         self.in_a_row = 0  # systemic failures without another outcome between them
         self.spared: set[str] = set()  # targets whose last failure was systemic: not charged, not tried again here
         self.outcomes: dict[str, Row] = {}  # target id -> last row of this run
+        self.task_runs_left = MOST_TASK_RUNS  # over all passes
         self.batches: Batches  # of the pass over its targets that is under way
         self.attempts: Generator[Attempt, None, None]  # answers of the pool to it
 
@@ -352,13 +355,15 @@ def run_batches(run: StageRun, todo: Sequence[Target], workers: int) -> None:
     """One pass over targets: all go through the pool in one run, and a task run tells of each batch of them."""
     total, spec = len({target.clip_id for target in todo}), run.work.spec
     ahead = 2 * workers * spec.jobs_per_message  # a message in hand and the next, for each
-    run.batches = Batches(run.work.jobs(todo), run.work.serving, total, run.config.batch_clips, ahead)
+    runs = max(run.task_runs_left, 1)
+    run.batches = Batches(run.work.jobs(todo), run.work.serving, total, run.config.batch_clips, ahead, runs)
     run.attempts = run.pool.run(spec, run.batches)
     with closing(run.attempts):
         while (batch := run.batches.first()) is not None:
             name = f"{run.work.stage}: {clips(batch.num_clips)}, {batch.first} to {batch.last} of {total}"
             run_batch.with_options(task_run_name=name)(run, batch)
             run.batches.close()
+            run.task_runs_left -= 1
         surplus = next(run.attempts, None)  # lets the pool end its run: workers stay warm
         assert surplus is None, "the pool answers every job once"
 

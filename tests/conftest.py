@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a busy two-core 
 import pytest
 from hypothesis import settings
 
+from dualforce_model.pretrained.vouchers import VARIABLE
 from flows.server import PrefectServer, drain_clients, server_environment
 from tasks.process import free_port
 
@@ -32,10 +33,15 @@ _prefect_home = Path(tempfile.mkdtemp(prefix="dualforce-test-prefect-"))
 _prefect_port = free_port()
 os.environ.update(server_environment(_prefect_home, _prefect_port))
 
+# Files of torch are opened where this user vouches for them: tests do so in a folder of their own.
+_vouched = Path(tempfile.mkdtemp(prefix="dualforce-test-vouched-"))
+os.environ[VARIABLE] = str(_vouched)
+
 
 def pytest_unconfigure() -> None:
     """Leave no folder behind."""
     shutil.rmtree(_prefect_home, ignore_errors=True)
+    shutil.rmtree(_vouched, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +58,14 @@ def prefect_server() -> Iterator[PrefectServer]:
 def forkable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forked children end well: Prefect, once used in this process, trips over the fork when a child ends."""
     monkeypatch.setattr(threading, "_threading_atexits", [])
+
+
+@pytest.fixture
+def no_vouchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test alone notes for which files of torch somebody vouches: for none yet."""
+    folder = tmp_path / "no vouchers yet"
+    monkeypatch.setenv(VARIABLE, str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

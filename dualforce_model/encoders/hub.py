@@ -128,6 +128,8 @@ class PublishedEncoder:
             self._refuse(f"{CONFIG_NAME} has {key} {found!r}, expected {' or '.join(self.form.kinds)}")
         if self.said.get("quantization_config") is not None or (self.folder / "adapter_config.json").exists():
             self._refuse("quantised, or an adapter of another model; take the plain weights")
+        if self.said.get("transformers_weights") is not None:  # a file that is opened in place of those we look at
+            self._refuse(f"{CONFIG_NAME} names a file of weights of its own; take the plain weights")
         self._net: Any = None
         self._device = ""
 
@@ -216,11 +218,14 @@ class PublishedEncoder:
         return self.weights.command + (f" --hub {told.hub} --revision {told.revision}" if told.hub is not None else "")
 
     def _check_vouched(self) -> None:
-        safe = STEMS[self.form.package][0]
         files = self._weight_files()
-        if not files[0].name.startswith(safe):
+        if not self._is_safe(files):
             pickled = [file for file in files if not file.name.endswith(INDEX_SUFFIX)]
             check_vouched(pickled, command=f"{self._command} --again")
+
+    def _is_safe(self, files: list[Path]) -> bool:
+        """Whether these are safetensors, all of them."""
+        return files[0].name.startswith(STEMS[self.form.package][0])
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -240,6 +245,8 @@ class PublishedEncoder:
         """Files with the weights: one, or an index and the shards that it names."""
         for name in STEMS[self.form.package]:
             single, index = self.folder / name, self.folder / f"{name}{INDEX_SUFFIX}"
+            if single.is_file() and index.is_file():  # the packages differ in which of the two they open
+                self._refuse(f"{single.name} and {index.name}; remove the one that is not meant")
             if single.is_file():
                 return [single]
             if not index.is_file():
@@ -248,6 +255,9 @@ class PublishedEncoder:
                 shards = [self.folder / shard for shard in read_index(index, refuse)]
             except WeightsError as error:
                 self._refuse(error)
+            pickled = [shard.name for shard in shards if shard.suffix != ".safetensors"]
+            if pickled and name.endswith(".safetensors"):
+                self._refuse(f"{index.name} names {listed(pickled)}; its shards are safetensors and nothing else")
             missing = [shard.name for shard in shards if not shard.is_file()]
             if missing:
                 self._refuse(f"no {listed(missing)}, which {index.name} names")
@@ -274,7 +284,7 @@ class PublishedEncoder:
     # ---------------------------------------------------------------------------------------------------------- net
 
     def _open(self) -> Any:
-        safe = self._weight_files()[0].name.startswith(STEMS[self.form.package][0])
+        safe = self._is_safe(self._weight_files())
         options: dict[str, Any] = {"local_files_only": True, "use_safetensors": safe, "output_loading_info": True}
         if self.form.package == "transformers":
             # The folder may not choose code for attention, and the hub's own converter is not asked.

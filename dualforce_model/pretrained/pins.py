@@ -2,9 +2,10 @@
 
 Of each file its digest, its source, and the state in which that digest was last seen to be true. A file that nobody has
 published a digest of is pinned there by the first pull: trust on first use. A file of one's own is pinned there by
-`dualforce weights pin`.
+`dualforce weights pin`. This list says what a file is; whether it is opened is not its to say (`vouchers.py`).
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pydantic import Field, ValidationError
 from dualforce_model import storage
 from dualforce_model.config import Frozen
 from dualforce_model.errors import InputError
+from dualforce_model.pretrained.vouchers import vouch
 from dualforce_model.stamp import Stamp
 
 PINS_NAME = ".pulled.json"
@@ -73,14 +75,19 @@ def pin_of(path: Path) -> Pin | None:
 
 
 def pin_file(path: Path) -> Pin:
-    """Note that a person vouches for a file as it is now. Raises InputError where there is no such file."""
+    """Note that a person vouches for a file as it is now, and what it is beside it, unless others keep that folder.
+
+    Raises InputError where there is no such file.
+    """
     path = path.expanduser().absolute()
     if not path.is_file():
         raise InputError(f"{path}: no such file; name the file of weights itself")
     folder, name = _place(path) or (path.parent, path.name)
     stamp = Stamp.of(path)
     pin = Pin(sha256=storage.file_digest(path), source="", vouched=BY_PERSON, seen=stamp)
-    Pins.read(folder).with_(folder, name, pin)
+    vouch(pin.sha256, path.name, BY_PERSON)
+    if os.access(folder, os.W_OK):
+        Pins.read(folder).with_(folder, name, pin)
     return pin
 
 

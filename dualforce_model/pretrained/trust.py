@@ -1,7 +1,8 @@
-"""Whose word is taken for a file of weights: that of the registry, or that of the list beside it.
+"""Whose word is taken for a file of weights: that of the registry, or that of this user.
 
 A pickled file is a program in all but name. It is read as tensors alone, and even so opened only where its digest is
-one that the registry states, or one that a pull or a person has pinned.
+one that the registry states, or one that a pull or a person has vouched for on this machine (`vouchers.py`). What the
+folder itself brings along counts for nothing, and the bytes are read: a list that says what they are is not asked.
 """
 
 import shlex
@@ -11,11 +12,12 @@ from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
+from dualforce_model import storage
 from dualforce_model.config import Frozen, digest
 from dualforce_model.errors import InputError
-from dualforce_model.pretrained.pins import PINS_NAME, pin_of
 from dualforce_model.pretrained.record import MissingWeightsError, file_digest, visible_files
 from dualforce_model.pretrained.registry import PRETRAINED
+from dualforce_model.pretrained.vouchers import has_voucher
 from dualforce_model.stamp import Stamp
 
 PICKLED = (".pth", ".pt", ".ckpt", ".tar")  # files of other kinds are called .bin as well
@@ -69,12 +71,12 @@ def _holds_pickle(path: Path, stamp: Stamp) -> bool:
 
 
 def check_vouched(paths: Sequence[Path], why: str = BECAUSE_PICKLED, command: str = "") -> None:
-    """Raises UntrustedWeightsError unless registry or pins know each file's digest. `command` gets another one."""
+    """Raises UntrustedWeightsError unless registry or this user know each file's digest. `command` gets another one."""
     strange = [path for path in paths if not _is_vouched(path)]
     if not strange:
         return
     first = strange[0]
-    digests = "; ".join([f"SHA-256 {file_digest(first, Stamp.of(first))}", *_expected(first)])
+    digests = "; ".join([f"SHA-256 {_digest_of_bytes(first, Stamp.of(first))}", *_expected(first)])
     way = command or _command(first)
     others = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
     raise UntrustedWeightsError(
@@ -84,18 +86,21 @@ def check_vouched(paths: Sequence[Path], why: str = BECAUSE_PICKLED, command: st
 
 
 def _is_vouched(path: Path) -> bool:
-    pin = pin_of(path)
-    found = file_digest(path, Stamp.of(path))
-    return found in KNOWN or (pin is not None and pin.sha256 == found)
+    found = _digest_of_bytes(path, Stamp.of(path))
+    return found in KNOWN or has_voucher(found)
+
+
+@lru_cache(maxsize=64)
+def _digest_of_bytes(path: Path, stamp: Stamp) -> str:
+    """SHA-256 of a file as it was at that size and time, read by this process."""
+    return storage.file_digest(path)
 
 
 def _expected(path: Path) -> list[str]:
     """Other digests that a file of that name should have, in words."""
-    pin = pin_of(path)
     published = [file for weights in PRETRAINED.values() for file in weights.files if file.name == path.name]
     told = [f"expected {file.sha256}, as it is published" for file in published if file.sha256]
-    told += [f"{PINS_NAME} beside it pins {pin.sha256}"] if pin is not None else []
-    return told or ["nobody has published or pinned a digest for it"]
+    return told or ["nobody has published a digest for it, or vouched for it here"]
 
 
 def _command(path: Path) -> str:

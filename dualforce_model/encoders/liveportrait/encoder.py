@@ -27,7 +27,7 @@ from dualforce_model.encoders.liveportrait.crops import DRIVING, Square, face_sq
 from dualforce_model.encoders.liveportrait.landmarks import openness
 from dualforce_model.encoders.liveportrait.layouts import LAYOUTS, LP70, LP128, lp70_fields, lp128_fields
 from dualforce_model.encoders.liveportrait.motion import HEADS, Motion, assemble
-from dualforce_model.encoders.liveportrait.net import MotionExtractor, load_motion_extractor
+from dualforce_model.encoders.liveportrait.net import LOOKALIKES, MotionExtractor, load_motion_extractor
 from dualforce_model.encoders.liveportrait.points import (
     DenseLandmarks,
     FirstLandmarks,
@@ -38,7 +38,7 @@ from dualforce_model.encoders.liveportrait.points import (
 )
 from dualforce_model.encoders.structure import FaceSquare, Measured
 from dualforce_model.layout import Layout
-from dualforce_model.pretrained import PRETRAINED, Weights, weights_digest
+from dualforce_model.pretrained import PRETRAINED, Weights, check_vouched, weights_digest
 from dualforce_model.weight_files import WeightsError
 
 WEIGHTS = PRETRAINED["liveportrait"]
@@ -122,7 +122,8 @@ class LivePortraitStructure:
 
     @property
     def weights_digest(self) -> str:
-        """Over the files of all nets that are used."""
+        """Over the files of all nets that are used. Raises UntrustedWeightsError as `load` would."""
+        check_vouched([self._path], LOOKALIKES)
         paths = {"motion_extractor": self._path}
         paths |= {} if self._first is None else self._first.paths
         paths |= {} if self._dense is None else {"landmark": self._dense.path}

@@ -70,18 +70,19 @@ def test_what_a_header_takes_is_told_and_less_than_its_text_where_there_are_many
             for name, shape in shapes.items()
         }
     )
-    parse_header(text, 0)  # what is made once
-    gc.collect()
-    tracemalloc.start()
-    try:
-        header = parse_header(text, 0)
+    header, taken = parse_header(text, 0), []  # what is made once
+    for _ in range(20):  # other threads of this process allocate as well: the least is the header's own
         gc.collect()
-        taken = tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
-    assert 0.7 < header.num_bytes / taken < 1.4
+        tracemalloc.start()
+        try:
+            header = parse_header(text, 0)
+            gc.collect()
+            taken.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+    assert 0.7 < header.num_bytes / min(taken) < 1.4
     if clips > 1:
-        assert taken < 0.6 * len(text)
+        assert min(taken) < 0.6 * len(text)
 
 
 def test_headers_of_another_format_are_refused() -> None:

@@ -3,18 +3,16 @@
 from collections.abc import Sequence
 from random import Random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import batches
-from tasks.batches import Batches
+from tasks.batches import MOST_TASK_RUNS, Batches
 from tasks.work import Target
 from tasks.worker import Job
 
 
 def batched(
-    clips_of_jobs: Sequence[int], size: int, ahead: int, seconds: Sequence[float] = (), total: int | None = None
+    clips_of_jobs: Sequence[int], size: int, ahead: int, seconds: Sequence[float] = (), runs: int = MOST_TASK_RUNS
 ) -> Batches:
     """Jobs j0, j1, ... that serve so many clips each."""
     names = [f"j{number}" for number in range(len(clips_of_jobs))]
@@ -23,7 +21,7 @@ def batched(
         for name, count in zip(names, clips_of_jobs, strict=True)
     }
     jobs = [Job(name, {}, seconds=seconds[number] if seconds else 0.0) for number, name in enumerate(names)]
-    return Batches(iter(jobs), serving, sum(clips_of_jobs) if total is None else total, size, ahead)
+    return Batches(iter(jobs), serving, sum(clips_of_jobs), size, ahead, runs)
 
 
 def through(found: Batches, workers: int, seed: int) -> tuple[list[str], list[list[str]]]:
@@ -79,7 +77,8 @@ def test_workers_are_given_the_next_batch_while_the_last_clip_of_one_is_made() -
 
 
 def test_as_many_batches_are_open_as_workers_need() -> None:
-    assert len(list(batched([1] * 100, size=4, ahead=30))) == 4 * (1 + 8)
+    assert len(list(batched([1] * 100, size=4, ahead=30))) == 32
+    assert len(list(batched([100] * 200, size=128, ahead=64))) == 66, "also where a job serves many clips"
 
 
 def test_half_an_hour_of_media_fills_a_batch() -> None:
@@ -87,10 +86,9 @@ def test_half_an_hour_of_media_fills_a_batch() -> None:
     assert [len(jobs) for jobs in through(found, 1, 0)[1]] == [2, 2, 2]
 
 
-def test_there_are_no_more_task_runs_than_the_server_bears(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "MOST_TASK_RUNS", 5)
-    _, many = through(batched([1] * 103, size=4, ahead=8), 3, 0)
+def test_there_are_no_more_task_runs_than_the_server_bears() -> None:
+    _, many = through(batched([1] * 103, size=4, ahead=8, runs=5), 3, 0)
     assert [len(jobs) for jobs in many] == [21, 21, 21, 21, 19], "clips beyond the setting"
-    _, long = through(batched([1] * 18, size=4, ahead=8, seconds=[3600.0] * 18), 3, 0)
+    _, long = through(batched([1] * 18, size=4, ahead=8, seconds=[3600.0] * 18, runs=5), 3, 0)
     assert len(long) <= 5, "media beyond half an hour"
     assert max(map(len, long)) <= 4

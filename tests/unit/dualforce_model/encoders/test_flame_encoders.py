@@ -127,7 +127,9 @@ def test_the_fingerprint_is_of_both_weights_and_of_what_decides_numbers(
     assert smirk_of(weights=tmp_path).fingerprint() == first.fingerprint()
     assert smirk_of(mesh={"min_score": 0.4}).fingerprint() != first.fingerprint()
     moved.write_bytes(b"other")
-    with pytest.raises(UntrustedWeightsError, match=r"\.pulled\.json beside it pins [0-9a-f]{64}\. A pickled file"):
+    with pytest.raises(
+        UntrustedWeightsError, match=r"SHA-256 [0-9a-f]{64}; nobody has .* vouched for it here\. A pickled"
+    ):
         smirk_of(weights=tmp_path).fingerprint()
     vouched(moved)
     assert smirk_of(weights=tmp_path).fingerprint() != first.fingerprint()

@@ -1,6 +1,7 @@
 """Folders of the hub: what is read, what is refused, where they are looked for."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from dualforce_model.config import ConfigError
 from dualforce_model.encoders import ENCODERS, Encoder, make_encoder
 from dualforce_model.pretrained import DamagedWeightsError, MissingWeightsError, UntrustedWeightsError
+from dualforce_model.pretrained.pins import PINS_NAME
 from tests.memory_errors import OUT_OF_MEMORY
 from tests.pickled import save_pickled, vouched
 from tests.unit.dualforce_model.encoders.tiny import TINY, save_whole_clip
@@ -146,6 +148,7 @@ def test_old_files_of_torch_are_read_and_safe_ones_first(copied: Path, folders: 
     assert np.array_equal(safe, answer(loaded("dinov2", weights=copied)))
 
 
+@pytest.mark.usefixtures("no_vouchers")
 def test_an_old_file_that_nobody_vouches_for_is_not_opened(copied: Path) -> None:
     state = load_file(copied / "model.safetensors")
     (copied / "model.safetensors").unlink()
@@ -159,6 +162,56 @@ def test_an_old_file_that_nobody_vouches_for_is_not_opened(copied: Path) -> None
     encoder.load()
     torch.save({key: tensor + 1 for key, tensor in state.items()}, copied / "pytorch_model.bin")
     with pytest.raises(UntrustedWeightsError, match="dualforce weights pull dinov2 --again"):
+        loaded("dinov2", weights=copied)
+
+
+def test_a_folder_does_not_vouch_for_its_own_files(copied: Path, no_vouchers: Path) -> None:
+    state = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    save_pickled(state, copied / "pytorch_model.bin")
+    assert (copied / PINS_NAME).is_file()
+    for note in no_vouchers.iterdir():
+        note.unlink()
+    with pytest.raises(UntrustedWeightsError, match="nobody has published a digest for it, or vouched for it here"):
+        loaded("dinov2", weights=copied)
+
+
+def test_a_file_that_only_looks_as_it_was_is_not_opened(copied: Path) -> None:
+    state = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    path = save_pickled(state, copied / "pytorch_model.bin")
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(UntrustedWeightsError):
+        loaded("dinov2", weights=copied)
+
+
+def sharded(folder: Path, stem: str, shard: str) -> None:
+    """An index that names one shard with all tensors."""
+    names = load_file(folder / "model.safetensors").keys()
+    (folder / f"{stem}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, shard)}))
+
+
+@pytest.mark.usefixtures("no_vouchers")
+def test_no_way_leads_to_a_pickle_past_the_check(copied: Path) -> None:
+    """An index of safe shards that names another; one beside the file; settings that name a file of their own."""
+    state = load_file(copied / "model.safetensors")
+    torch.save(state, copied / "other.bin")
+    edit(copied, transformers_weights="other.bin")
+    with pytest.raises(DamagedWeightsError, match="names a file of weights of its own"):
+        loaded("dinov2", weights=copied)
+    edit(copied, transformers_weights=None)
+    sharded(copied, "model.safetensors", "other.bin")
+    with pytest.raises(DamagedWeightsError, match="remove the one that is not meant"):
+        loaded("dinov2", weights=copied)
+    sharded(copied, "pytorch_model.bin", "other.bin")
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(DamagedWeightsError, match=r"names other\.bin; its shards are safetensors and nothing else"):
+        loaded("dinov2", weights=copied)
+    (copied / "model.safetensors.index.json").unlink()
+    with pytest.raises(UntrustedWeightsError, match=r"other\.bin: SHA-256"):
         loaded("dinov2", weights=copied)
 
 
