@@ -6,6 +6,7 @@ it is asked for. Reading buffers changes no page, so forked processes share them
 
 import json
 import struct
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -64,8 +65,9 @@ class _Named(Mapping[str, _Value]):
             raise KeyError(name)
         return self._at(place)
 
+    @abstractmethod
     def _at(self, place: int) -> _Value:
-        raise NotImplementedError
+        """The value of the name at a place."""
 
     @property
     def num_bytes(self) -> int:

@@ -153,7 +153,7 @@ class Trainer:
         keys = StepKeys(steps, self.config.batch_size, len(self.dataset), range(start, start + share))
         loader = DataLoader(
             self.dataset,  # type: ignore[arg-type]  # a map from (epoch, index), not from int
-            batch_sampler=keys,  # type: ignore[arg-type]
+            batch_sampler=keys,
             collate_fn=TalkingHeadBatch.stack,
             num_workers=self.config.loader_workers,
             generator=keyed_generator(self.config.seed, "loader"),  # leaves torch's own generator alone

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dualforce_model.errors import InputError
-from dualforce_model.pretrained.trust import LEGACY, check_vouched
+from dualforce_model.pretrained.trust import LEGACY, ZIPPED, check_vouched
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 INDEX_SUFFIX = ".index.json"
@@ -30,8 +30,7 @@ WIDTHS = {
     "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "U16": 2, "U32": 4, "U64": 8,
     "C64": 8,
 }  # fmt: skip
-PICKLED = (".pth", ".pt", ".bin")
-ZIPPED = b"PK\x03\x04"  # how files of torch begin, since version 1.6
+OF_TORCH = (".pth", ".pt", ".bin")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 SHOWN = 5  # names that an error lists; the rest are counted
 Report = Callable[[Path, str, str], None]  # file, its tensor or field ("": the whole file), what is wrong with it
@@ -202,7 +201,7 @@ def find_files(path: Path) -> tuple[Path, ...]:
         return _shards(folder / INDEX_NAME)
     if (folder / WEIGHTS_NAME).is_file():
         return (folder / WEIGHTS_NAME,)
-    for suffixes in ((".safetensors",), PICKLED):
+    for suffixes in ((".safetensors",), OF_TORCH):
         offered = sorted(file for file in folder.iterdir() if file.suffix in suffixes)
         if len(offered) == 1:
             return (offered[0],)
@@ -233,7 +232,7 @@ def open_tensors(files: Sequence[Path], stack: ExitStack) -> dict[str, StoredTen
 
 def _is_pickled(path: Path) -> bool:
     """By its name, or by how it begins: as the length of a header of safetensors these bytes would mean 67 MB."""
-    return path.suffix in PICKLED or _beginning(path) in (ZIPPED, LEGACY)
+    return path.suffix in OF_TORCH or _beginning(path) in (ZIPPED, LEGACY)
 
 
 def _beginning(path: Path) -> bytes:

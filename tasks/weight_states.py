@@ -25,6 +25,7 @@ from dualforce_model.pretrained import (
 from dualforce_model.pretrained.pins import BY_PERSON, Pin, Pins, pin_file
 from dualforce_model.pretrained.record import visible_files
 from dualforce_model.pretrained.trust import is_pickled
+from dualforce_model.pretrained.vouchers import has_voucher
 from dualforce_model.stamp import Stamp
 from tasks.weight_fits import misfits
 
@@ -179,7 +180,7 @@ def expected(weights: Weights, name: str, pins: Pins) -> tuple[str, int]:
     and 0 where nobody knows.
     """
     pin = pins.files.get(name)
-    if pin is not None and pin.vouched == BY_PERSON:
+    if pin is not None and pin.vouched == BY_PERSON and has_voucher(pin.sha256):  # the list may have come along
         return pin.sha256, pin.seen.num_bytes
     for each in weights.files:
         if each.name == name and each.sha256:

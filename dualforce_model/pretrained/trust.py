@@ -21,8 +21,8 @@ from dualforce_model.pretrained.vouchers import has_voucher
 from dualforce_model.stamp import Stamp
 
 PICKLED = (".pth", ".pt", ".ckpt", ".tar")  # files of other kinds are called .bin as well
-IN_ARCHIVE = "data.pkl"  # in the archives that torch has written since
-LEGACY = b"\x80\x02\x8a\x0a"  # how files of torch begin, before version 1.6
+ZIPPED, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0a"  # how files of torch begin, since version 1.6 and before
+IN_ARCHIVE = "data.pkl"  # in the archives of torch; other models are archives, too
 BECAUSE_PICKLED = "A pickled file is opened only where its digest is known, and nothing in this one was run"
 KNOWN = frozenset(file.sha256 for weights in PRETRAINED.values() for file in weights.files if file.sha256)
 
@@ -48,6 +48,7 @@ def weights_digest(name: str, path: Path) -> str:
     if files == [path]:
         if is_pickled(path):
             check_vouched([path])
+            return _digest_of_bytes(path, Stamp.of(path))  # they were read just now
         return file_digest(path, Stamp.of(path))
     return digest([[each.relative_to(path).as_posix(), file_digest(each, Stamp.of(each))] for each in files])
 
@@ -61,13 +62,14 @@ def is_pickled(path: Path) -> bool:
 def _holds_pickle(path: Path, stamp: Stamp) -> bool:
     """Whether a file, as it was at that size and time, is one that torch wrote: the driver asks once per clip."""
     with open(path, "rb") as file:
-        if file.read(len(LEGACY)) == LEGACY:
-            return True
+        beginning = file.read(len(ZIPPED))
+    if beginning != ZIPPED:
+        return beginning == LEGACY
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.rpartition("/")[2] == IN_ARCHIVE for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return False
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return True  # torch reads archives that this library does not
 
 
 def check_vouched(paths: Sequence[Path], why: str = BECAUSE_PICKLED, command: str = "") -> None:

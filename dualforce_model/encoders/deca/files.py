@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from dualforce_model.encoders.published import is_script
-from dualforce_model.pretrained.trust import LEGACY, check_vouched
-from dualforce_model.weight_files import ZIPPED, StoredTensor, WeightsError, open_tensors
+from dualforce_model.pretrained.trust import LEGACY, ZIPPED, check_vouched
+from dualforce_model.weight_files import StoredTensor, WeightsError, open_tensors
 
 MAX_DEPTH = 3  # of dictionaries in dictionaries: state dict, net
 REMEDY = (

@@ -647,6 +647,16 @@ def test_a_person_s_word_goes_before_the_published_digest(server: Any, downloade
     assert state_of(weights, root, read=True).state is State.VERIFIED
 
 
+@pytest.mark.usefixtures("no_vouchers")
+def test_a_person_s_pin_that_came_with_the_folder_is_nobody_s_word(root: Path) -> None:
+    weights = model("yunet")
+    path = placed(root, weights, OTHER)
+    forged = Pin(sha256=sha256(OTHER), source="", vouched=BY_PERSON, seen=Stamp.of(path))
+    Pins().with_(root / "yunet", path.name, forged)
+    for read in (False, True):
+        assert state_of(weights, root, read=read).state is not State.VERIFIED
+
+
 def test_a_pin_is_written_where_the_file_is_listed_already(root: Path) -> None:
     path = root / "mova" / "video" / "a.pth"
     path.parent.mkdir(parents=True)
